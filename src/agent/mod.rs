@@ -1,0 +1,3 @@
+//! The static-pod agent: the kubelet's static-pod half, on a container runtime.
+
+pub mod status;

@@ -1,0 +1,1 @@
+//! Certificates and keys: specification, issue, inspection.

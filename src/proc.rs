@@ -1,0 +1,1 @@
+//! What `/proc` says of ports, processes and cgroups.

@@ -1,0 +1,1 @@
+//! An in-memory runtime with scripted faults, for tests.
