@@ -46,18 +46,22 @@ pub enum Written {
 ///
 /// The name starts with a dot, so that readers of a manifests directory never see it.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let directory = parent(path)?;
+    prepare(path, content, mode)?.persist(path).map_err(|error| FsError::of("rename into place", path)(error.error))?;
+    sync_directory(parent(path)?)
+}
+
+/// A synced temporary file beside `path` with its final content and mode.
+fn prepare(path: &Path, content: &[u8], mode: u32) -> Result<tempfile::NamedTempFile> {
     let mut file = tempfile::Builder::new()
         .prefix(".plinth-")
         .permissions(Permissions::from_mode(mode))
-        .tempfile_in(directory)
+        .tempfile_in(parent(path)?)
         .map_err(FsError::of("create a temporary file beside", path))?;
     // The permissions above pass through the umask; these do not.
     file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(FsError::of("set the mode of", path))?;
     file.write_all(content).map_err(FsError::of("write", path))?;
     file.as_file().sync_all().map_err(FsError::of("sync", path))?;
-    file.persist(path).map_err(|error| FsError::of("rename into place", path)(error.error))?;
-    sync_directory(directory)
+    Ok(file)
 }
 
 /// [`write_atomic`], but leaves a file alone that already has this content and mode.
@@ -70,6 +74,50 @@ pub fn write_if_changed(path: &Path, content: &[u8], mode: u32) -> Result<Writte
     }
     write_atomic(path, content, mode)?;
     Ok(Written::Changed)
+}
+
+/// A file to be written by [`write_batch`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct NewFile {
+    /// Where.
+    pub path: PathBuf,
+    /// What; may be a secret.
+    pub content: Vec<u8>,
+    /// With which mode.
+    pub mode: u32,
+}
+
+impl std::fmt::Debug for NewFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the content: it may be a private key.
+        write!(f, "NewFile({}, {:o})", self.path.display(), self.mode)
+    }
+}
+
+/// [`write_atomic`] for many files at the price of few: contents are synced side by side, which the file system
+/// commits together, and each directory once. Files appear in the given order, so list what others refer to first.
+pub fn write_batch(files: &[NewFile]) -> Result<()> {
+    const WRITERS: usize = 8;
+    let prepared: Vec<Result<Vec<_>>> = std::thread::scope(|scope| {
+        let share = files.len().div_ceil(WRITERS).max(1);
+        let writers: Vec<_> = files
+            .chunks(share)
+            .map(|chunk| {
+                scope.spawn(move || chunk.iter().map(|file| prepare(&file.path, &file.content, file.mode)).collect())
+            })
+            .collect();
+        writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let prepared = prepared.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut directories = std::collections::BTreeSet::new();
+    for (temporary, file) in prepared.into_iter().flatten().zip(files) {
+        temporary.persist(&file.path).map_err(|error| FsError::of("rename into place", &file.path)(error.error))?;
+        directories.insert(parent(&file.path)?);
+    }
+    directories.into_iter().try_for_each(sync_directory)
 }
 
 /// The content of `path`.
@@ -250,6 +298,21 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         assert_eq!(write_if_changed(&path, b"x", 0o600).unwrap(), Written::Changed);
         assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn a_batch_writes_all_its_files_or_says_which_one_failed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, mode| NewFile { path: directory.path().join(name), content: name.into(), mode };
+        let files: Vec<_> = (0..20).map(|n| file(&format!("f{n}"), if n % 2 == 0 { 0o600 } else { 0o644 })).collect();
+        write_batch(&files).unwrap();
+        for file in &files {
+            assert_eq!(fs::read(&file.path).unwrap(), file.content);
+            assert_eq!(mode(&file.path), file.mode);
+        }
+        let error = write_batch(&[file("g", 0o600), file("missing/h", 0o600)]).unwrap_err();
+        assert!(error.to_string().contains("missing/h"), "{error}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 20);
     }
 
     #[test]
