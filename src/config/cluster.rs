@@ -229,3 +229,47 @@ impl Cluster {
 fn url(host: &str, port: u16) -> String {
     if host.contains(':') { format!("https://[{host}]:{port}") } else { format!("https://{host}:{port}") }
 }
+
+#[cfg(test)]
+impl Cluster {
+    /// A plain cluster for the tests of other modules: node `master-0` at 192.0.2.10, kubeadm's defaults elsewhere.
+    pub(crate) fn example() -> Self {
+        Self {
+            node_name: "master-0".to_owned(),
+            version: "v1.37.1".parse().unwrap(),
+            advertise_address: "192.0.2.10".parse().unwrap(),
+            bind_port: 6443,
+            control_plane_endpoint: None,
+            cluster_name: "kubernetes".to_owned(),
+            cert_dir: PathBuf::from("/etc/kubernetes/pki"),
+            image_repository: "registry.k8s.io".to_owned(),
+            networking: Networking {
+                service_subnets: vec!["10.96.0.0/12".parse().unwrap()],
+                pod_subnets: Vec::new(),
+                dns_domain: "cluster.local".to_owned(),
+            },
+            certificates: CertificatePolicy {
+                algorithm: KeyAlgorithm::EcdsaP256,
+                leaf_validity: Duration::from_hours(8760),
+                ca_validity: Duration::from_hours(87600),
+            },
+            api_server: ApiServer { options: ComponentOptions::default(), cert_sans: Vec::new() },
+            controller_manager: ComponentOptions::default(),
+            scheduler: ComponentOptions::default(),
+            etcd: Etcd {
+                data_dir: PathBuf::from("/var/lib/etcd"),
+                image_repository: None,
+                image_tag: None,
+                options: ComponentOptions::default(),
+                server_cert_sans: Vec::new(),
+                peer_cert_sans: Vec::new(),
+            },
+            timeouts: Timeouts {
+                control_plane_component_health_check: Duration::from_secs(240),
+                kubernetes_api_call: Duration::from_secs(60),
+            },
+            host: HostView::default(),
+            checked: super::Checked(()),
+        }
+    }
+}
