@@ -153,6 +153,7 @@ build() {
 # skeleton DIR: what upstream's distroless base holds and the programs use.
 skeleton() {
     mkdir -p "$1"/{etc/ssl/certs,tmp,usr/local/bin}
+    chmod 755 "$1" # mktemp made it private, and it becomes / of the image
     chmod 1777 "$1/tmp"
     cat >"$1/etc/passwd" <<-'END'
 	root:x:0:0:root:/root:/sbin/nologin
