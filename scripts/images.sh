@@ -17,7 +17,7 @@
 #   PLINTH_PULL_ANSWER_TIMEOUT  seconds for the registry to answer at all (20)
 #   PLINTH_PULL_TIMEOUT         seconds for one image to arrive (900); 0: never pull
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 RECIPES=$SCRIPTS/images
@@ -30,8 +30,11 @@ PULL_TIMEOUT=${PLINTH_PULL_TIMEOUT:-900}
 PAUSE_IMAGE=registry.k8s.io/pause:3.10.2
 
 main() {
-    [[ ${1:-} != -h && ${1:-} != --help ]] || { usage; exit 0; }
-    [[ $# -gt 0 ]] || { usage >&2; exit 2; }
+    [[ ${1:-} != -h && ${1:-} != --help ]] || help "${BASH_SOURCE[0]}"
+    if [[ $# -eq 0 ]]; then
+        echo "usage: $0 RELEASE…" >&2
+        exit 2
+    fi
     have docker || die "no docker command: install the engine first (scripts/quickstart.sh does)"
     docker version >/dev/null 2>&1 || die "the Docker Engine does not answer (docker version)"
 
@@ -43,8 +46,6 @@ main() {
         done
     done
 }
-
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; }
 
 # list_images VERSION: one image per line, the control plane's own as plinth
 # would run them. What only pods on nodes need (CoreDNS) is pulled there.
