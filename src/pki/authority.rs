@@ -70,7 +70,7 @@ impl Authority {
     /// Whether a client that trusts exactly `certificates` trusts exactly this authority: all of the file's
     /// certificates, or its first one alone (kubeadm writes only that one into kubeconfigs).
     pub(crate) fn is_trusted_by(&self, certificates: &[CertificateDer<'_>]) -> bool {
-        certificates == self.certificates || certificates == &self.certificates[..1]
+        certificates == self.certificates || certificates.iter().eq(self.certificates.first())
     }
 
     /// The signer, for a certificate that will live in `wanted`.
