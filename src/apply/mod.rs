@@ -1,1 +1,3 @@
 //! Performs a plan.
+
+pub mod autopsy;
