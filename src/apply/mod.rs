@@ -9,6 +9,7 @@
 //! When a component does not become healthy in time, nothing is undone: the containers and their logs are the
 //! evidence, from which the [`autopsy`] finds the likely cause.
 
+pub mod autopsy;
 mod files;
 
 use std::future::Future;
