@@ -107,7 +107,7 @@ mod tests {
             IpAddr::V6(address) => address.octets().to_vec(),
         };
         let words = bytes.chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap()));
-        words.map(|word| format!("{word:08X}")).collect()
+        words.map(|word| format!("{word:08X}")).collect::<Vec<_>>().concat()
     }
 
     #[test]
