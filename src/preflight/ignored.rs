@@ -56,7 +56,7 @@ impl Hint for IgnoreError {
 
 impl Ignored {
     /// Reads what the user wrote, where `checks` are the names there are.
-    pub fn parse<'a>(wanted: &[String], checks: impl Iterator<Item = &'a str> + Clone) -> Result<Self, IgnoreError> {
+    pub fn parse(wanted: &[String], checks: &[&str]) -> Result<Self, IgnoreError> {
         let names: BTreeSet<_> = wanted.iter().map(|name| name.trim().to_lowercase()).collect();
         if names.contains("all") {
             return match names.iter().find(|name| *name != "all") {
@@ -65,10 +65,10 @@ impl Ignored {
             };
         }
         for name in &names {
-            let known = checks.clone().chain(KUBEADM_ONLY.iter().copied()).any(|check| check.to_lowercase() == *name)
+            let known = checks.iter().chain(KUBEADM_ONLY).any(|check| check.to_lowercase() == *name)
                 || KUBEADM_ONLY_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
             if !known {
-                let similar = nearest(name, checks.clone());
+                let similar = nearest(name, checks);
                 return Err(IgnoreError::Unknown { name: name.clone(), similar });
             }
         }
@@ -82,11 +82,11 @@ impl Ignored {
 }
 
 /// The one of `checks` that `name`, in lower case, was most likely meant to be.
-fn nearest<'a>(name: &str, checks: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
-    let lower: Vec<_> = checks.clone().map(str::to_lowercase).collect();
+fn nearest(name: &str, checks: &[&str]) -> Option<String> {
+    let lower: Vec<_> = checks.iter().map(|check| check.to_lowercase()).collect();
     let candidates: Vec<&str> = lower.iter().map(String::as_str).collect();
     let found = *similar::get_close_matches(name, &candidates, 1, 0.6).first()?;
-    checks.into_iter().find(|check| check.to_lowercase() == found).map(str::to_owned)
+    checks.iter().find(|check| check.to_lowercase() == found).map(|check| (*check).to_owned())
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
 
     fn parse(names: &[&str]) -> Result<Ignored, IgnoreError> {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        Ignored::parse(&names, CHECKS.into_iter())
+        Ignored::parse(&names, &CHECKS)
     }
 
     #[test]

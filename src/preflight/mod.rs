@@ -158,13 +158,14 @@ impl Hint for PreflightError {
     }
 }
 
-/// Runs all checks. Errors named in `ignored` are warnings (see [`Ignored`]).
+/// Runs all checks and reports them together. Errors named in `ignored` are warnings (see [`Ignored`]).
 ///
-/// Takes some ten milliseconds, and [`facts::ENGINE_TIMEOUT`] at most when the engine hangs.
+/// Takes some ten milliseconds, and five seconds when the engine hangs.
 pub async fn run<R: Runtime>(context: &Context<'_, R>, ignored: &[String]) -> Result<Report, PreflightError> {
     let facts = Facts::gather(context).await?;
     let checks = checks::all(context.cluster, context.owned, &facts);
-    let ignored = Ignored::parse(ignored, checks.iter().map(|check| check.name.as_str()))?;
+    let names: Vec<_> = checks.iter().map(|check| check.name.as_str()).collect();
+    let ignored = Ignored::parse(ignored, &names)?;
     Ok(Report::of(checks, &ignored, facts.missing_images()))
 }
 
@@ -254,7 +255,7 @@ mod tests {
         let report = Report::of(checks(), &Ignored::default(), Vec::new());
         assert_eq!(report.findings.len(), 1);
         assert_eq!(report.findings[0].to_string(), "[ERROR IsPrivilegedUser]: not root");
-        let ignored = Ignored::parse(&["isprivilegeduser".to_owned()], [IS_PRIVILEGED_USER].into_iter()).unwrap();
+        let ignored = Ignored::parse(&["isprivilegeduser".to_owned()], &[IS_PRIVILEGED_USER]).unwrap();
         assert_eq!(Report::of(checks(), &ignored, Vec::new()).findings.len(), 2);
     }
 

@@ -17,7 +17,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
             "Docker",
             "install Docker Engine and start it (systemctl start docker), or name its socket in DOCKER_HOST",
         )
-        .error(facts.engine.as_ref().err().map(|error| unreachable(error, &facts.engine_address))),
+        .error(facts.engine.as_ref().err().map(|error| silent(error, &facts.engine_address))),
         Check::new("DockerVersion", "upgrade Docker Engine to 20.10 or newer").error(info.and_then(|info| {
             let old = version(&info.api_version).is_none_or(|version| version < MINIMUM_API);
             let (major, minor) = MINIMUM_API;
@@ -37,9 +37,10 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     ]
 }
 
-fn unreachable(error: &RuntimeError, address: &str) -> String {
+fn silent(error: &RuntimeError, address: &str) -> String {
     match error {
-        RuntimeError::Unreachable(reason) => format!("Docker does not answer at {address}: {reason}"),
+        // The reason names the address already.
+        RuntimeError::Unreachable(reason) => format!("Docker does not answer: {reason}"),
         other => format!("Docker at {address}: {other}"),
     }
 }
@@ -58,6 +59,8 @@ fn images(facts: &Facts) -> Check {
         ImagePresence::Unknown(reason) => Some(format!("cannot tell whether image `{image}` is here: {reason}")),
         ImagePresence::Present | ImagePresence::Missing => None,
     });
+    // Without an engine, that is what there is to say.
+    let unknown = unknown.filter(|_| facts.engine.is_ok());
     Check::new(IMAGE_PULL, "docker pull it, docker load it from an archive, or name another --image-repository")
         .error(unknown)
 }
@@ -88,7 +91,7 @@ mod tests {
             (
                 "Docker",
                 |f| f.engine = Err(RuntimeError::Unreachable("connection refused".into())),
-                Some((Level::Error, "Docker does not answer at unix:///var/run/docker.sock: connection refused")),
+                Some((Level::Error, "Docker does not answer: connection refused")),
             ),
             (
                 "Docker",
@@ -132,6 +135,14 @@ mod tests {
                 None,
             ),
             ("ImagePull", |f| f.images[0].1 = ImagePresence::Missing, None),
+            (
+                "ImagePull",
+                |f| {
+                    f.images[0].1 = ImagePresence::Unknown("io error".into());
+                    f.engine = Err(RuntimeError::Unreachable("io error".into()));
+                },
+                None,
+            ),
             (
                 "ImagePull",
                 |f| f.images[0].1 = ImagePresence::Unknown("io error".into()),

@@ -32,7 +32,7 @@ const FILES: u64 = 1000;
 pub(super) fn checks(cluster: &Cluster, owned: &Ownership, facts: &Facts) -> Vec<Check> {
     let host = &facts.host;
     let mut checks: Vec<_> = Component::ALL.iter().map(|&component| manifest(component, owned, facts)).collect();
-    let first_start = !owned.has_path(&host.etcd_data);
+    let started_before = owned.has_path(&host.etcd_data) && !host.etcd_data_entries.is_empty();
     let pull = if facts.missing_images().is_empty() { 0 } else { IMAGES };
     let engine = facts.engine.as_ref().ok();
     let engine_root = engine.map_or(Path::new("/var/lib/docker"), |engine| &engine.info.data_root);
@@ -40,7 +40,7 @@ pub(super) fn checks(cluster: &Cluster, owned: &Ownership, facts: &Facts) -> Vec
     checks.extend([
         etcd_data(cluster, owned, facts),
         // What is there already needs no room to be allocated.
-        disk("etcd", &cluster.etcd.data_dir, host.etcd_space, if first_start { ETCD_START } else { 0 }, ETCD_FULL),
+        disk("etcd", &cluster.etcd.data_dir, host.etcd_space, if started_before { 0 } else { ETCD_START }, ETCD_FULL),
         disk("docker", engine_root, engine.and_then(|engine| engine.space), pull, pull + LOGS),
         disk("plinth", &layout.state(), host.state_space, SMALL, SMALL),
         disk("kubernetes", &layout.kubernetes(), host.kubernetes_space, SMALL, SMALL),
@@ -135,17 +135,17 @@ mod tests {
         let space = |mib: u64| Some(DiskSpace { bytes: mib * MIB, files: Some(100_000) });
         let level = |owned: &Ownership, facts: &Facts, name| says(&cluster, owned, facts, name).map(|(level, _)| level);
         let fresh = Ownership::default();
-        let mut facts = good();
-
-        for (mib, owned, expected) in [
-            (255, &fresh, Some(Level::Error)),
-            (256, &fresh, Some(Level::Warning)),
-            (2048, &fresh, None),
-            (10, &ownership(), Some(Level::Warning)),
+        for (mib, owned, mut facts, expected) in [
+            (255, &fresh, good(), Some(Level::Error)),
+            (256, &fresh, good(), Some(Level::Warning)),
+            (2048, &fresh, good(), None),
+            (10, &ownership(), good(), Some(Level::Error)), // made, but never started
+            (10, &ownership(), ours(), Some(Level::Warning)),
         ] {
             facts.host.etcd_space = space(mib);
             assert_eq!(level(owned, &facts, "Disk-etcd"), expected, "{mib}");
         }
+        let mut facts = good();
 
         for (mib, image, expected) in [
             (1000, ImagePresence::Missing, Some(Level::Error)),

@@ -142,7 +142,7 @@ mod tests {
         for check in errors {
             let finding = check.clone().finding(&Ignored::default()).unwrap();
             assert_eq!((finding.level, finding.ignored), (Level::Error, false), "{}", check.name);
-            let ignored = Ignored::parse(&[check.name.to_uppercase()], [check.name.as_str()].into_iter()).unwrap();
+            let ignored = Ignored::parse(&[check.name.to_uppercase()], &[check.name.as_str()]).unwrap();
             let finding = check.clone().finding(&ignored).unwrap();
             assert_eq!((finding.level, finding.ignored), (Level::Warning, true), "{}", check.name);
         }

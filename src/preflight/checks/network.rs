@@ -64,11 +64,9 @@ fn proxy_networks(cluster: &Cluster) -> Check {
 }
 
 fn port(number: u16, uses: &[Use], owned: &Ownership, listeners: &[Listener]) -> Check {
-    let users = |uses: &[Use]| -> Vec<&'static str> {
-        let mut names: Vec<_> = uses.iter().map(|one| one.component.name()).collect();
-        names.dedup();
-        names
-    };
+    let mut components: Vec<_> = uses.iter().map(|one| one.component.name()).collect();
+    components.dedup();
+    let components = components.join(" and ");
     let ours = |listener: &Listener| {
         let container = listener.process.as_ref().and_then(|process| process.container.as_ref());
         container.is_some_and(|id| owned.container_ids.contains(id))
@@ -84,9 +82,9 @@ fn port(number: u16, uses: &[Use], owned: &Ownership, listeners: &[Listener]) ->
     });
     Check::new(
         format!("Port-{number}"),
-        format!("stop what has it (ss -ltnp 'sport = :{number}'), or give {} another port", users(uses).join(" and ")),
+        format!("stop what has it (ss -ltnp 'sport = :{number}'), or give {components} another port"),
     )
-    .error(clash.then(|| format!("port {number} is wanted by {}", users(uses).join(" and "))))
+    .error(clash.then(|| format!("port {number} is wanted by {components}")))
     .error(taken.map(|listener| format!("port {number} is in use by {}", owner(listener))))
 }
 
