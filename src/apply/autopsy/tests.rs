@@ -253,7 +253,7 @@ fn each_case_has_its_cause() {
         (
             "out of memory",
             evidence().crashed(KubeApiserver, 137, "kube-apiserver-no-etcd").with(|e| {
-                e.container_mut(KubeApiserver).last_termination.as_mut().unwrap().reason = "OOMKilled".into()
+                e.container_mut(KubeApiserver).last_termination.as_mut().unwrap().reason = "OOMKilled".into();
             }),
             Some(KubeApiserver),
             Code::OutOfMemory,
