@@ -27,6 +27,8 @@
 //! ```
 
 mod script;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
@@ -420,7 +422,7 @@ impl Runtime for FakeRuntime {
                 state: State::Created { error: None },
                 created_at: self.clock.now(),
                 ip: None,
-                log_path: Some(PathBuf::from(format!("/var/lib/docker/containers/{id}/{id}-json.log"))),
+                log_path: None,
             };
             world.containers.insert(id.clone(), Entry { container, spec: spec.clone(), log: String::new() });
             id
@@ -464,6 +466,7 @@ impl Runtime for FakeRuntime {
             }
             container.state = State::Running { pid, started_at: self.clock.now() };
             container.ip = address;
+            container.log_path = Some(PathBuf::from(format!("/var/lib/docker/containers/{id}/{id}-json.log")));
             log.push_str(&program.output);
             world.tell(&id, EventKind::Started);
             (id, pid, program.exit)

@@ -177,7 +177,7 @@ pub struct Container {
     pub created_at: Timestamp,
     /// Its address on the default bridge, when it has one.
     pub ip: Option<IpAddr>,
-    /// The json-file log on the host, when that log driver is used.
+    /// The json-file log on the host, when that log driver is used; known from the first start on.
     pub log_path: Option<PathBuf>,
 }
 
