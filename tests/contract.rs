@@ -2,8 +2,7 @@
 //!
 //! The fake always runs it. Docker runs it when an engine answers; `PLINTH_REQUIRE_DOCKER=1` makes its absence fail.
 
-#![allow(async_fn_in_trait, clippy::unused_async)] // one trait and one signature for all implementations
-#![allow(unreachable_pub)] // shared helpers are modules here, not a crate
+#![allow(clippy::unwrap_used, clippy::expect_used)] // the sentences are test code, though no test functions
 
 mod support;
 
@@ -204,7 +203,7 @@ async fn changes_of_the_agents_containers_are_reported(lab: impl Lab) {
 async fn an_absent_image_is_told_apart(lab: impl Lab) {
     assert_eq!(lab.runtime().image("plinth-test/none:1").await.unwrap(), None);
     let mut spec = lab.spec("a", Does::Run);
-    spec.image = "plinth-test/none:1".to_owned();
+    "plinth-test/none:1".clone_into(&mut spec.image);
     let error = lab.runtime().create(&spec).await.unwrap_err();
     assert!(matches!(&error, RuntimeError::NoSuchImage(image) if *image == spec.image), "{error:?}");
 }

@@ -45,8 +45,6 @@ const KILL: Duration = Duration::from_secs(10);
 const UNBOUNDED: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often to look again where the engine offers nothing to wait for.
 const POLL: Duration = Duration::from_millis(20);
-/// kubelet's `maxRespBodyLength` of exec probes, in bytes.
-const EXEC_OUTPUT: usize = 10 << 10;
 /// Containers inspected at the same time by one `list`.
 const INSPECTIONS: usize = 16;
 /// Mounts below a read-only mount are read-only by default from here on.
@@ -278,7 +276,7 @@ impl Runtime for Docker {
             if let StartExecResults::Attached { mut output, input: _open } = client.start_exec(&exec, None).await? {
                 while let Some(part) = output.try_next().await? {
                     let part = part.into_bytes();
-                    kept.extend_from_slice(&part[..part.len().min(EXEC_OUTPUT - kept.len())]);
+                    kept.extend_from_slice(&part[..part.len().min(ExecOutput::LIMIT - kept.len())]);
                 }
             }
             // The stream may end a moment before the engine knows the exit code.
@@ -291,9 +289,7 @@ impl Runtime for Docker {
             }
         };
         match timeout(limit, run).await {
-            Ok(Ok((exit_code, output))) => {
-                Ok(ExecOutput { exit_code, output: String::from_utf8_lossy(&output).into_owned() })
-            }
+            Ok(Ok((exit_code, output))) => Ok(ExecOutput::new(exit_code, &output)),
             Ok(Err(error)) => Err(Failure::new(&self.host, &error).of(operation())),
             Err(_) => Err(RuntimeError::TimedOut(limit)),
         }

@@ -50,9 +50,6 @@ use crate::clock::Clock;
 /// Exit code of a process that SIGKILL ended: 128 + 9.
 const KILLED: i64 = 137;
 
-/// kubelet's `maxRespBodyLength` of exec probes, in bytes.
-const EXEC_OUTPUT: usize = 10 << 10;
-
 /// The in-memory runtime. Clones share one world.
 #[derive(Debug, Clone)]
 pub struct FakeRuntime {
@@ -576,9 +573,7 @@ impl Runtime for FakeRuntime {
         if program.exec_takes > timeout {
             return Err(RuntimeError::TimedOut(timeout));
         }
-        let mut answer = program.exec;
-        answer.output.truncate(answer.output.floor_char_boundary(EXEC_OUTPUT));
-        Ok(answer)
+        Ok(ExecOutput::new(program.exec.0, program.exec.1.as_bytes()))
     }
 
     async fn logs(&self, id: &str, lines: usize) -> Result<String> {

@@ -10,6 +10,7 @@ use plinth::clock::Clock;
 use plinth::runtime::docker::Docker;
 use plinth::runtime::fake::{FakeRuntime, Program};
 use plinth::runtime::{ContainerSpec, Runtime, State, labels};
+use tokio::sync::OnceCell;
 
 /// Image with Debian's static busybox and its applets, made on demand and kept for the next run.
 pub const BUSYBOX: &str = "plinth-test/busybox:1";
@@ -184,6 +185,7 @@ impl DockerLab {
     /// # Panics
     /// When no engine answers and `PLINTH_REQUIRE_DOCKER=1`.
     pub async fn open() -> Option<Self> {
+        static IMPORT: OnceCell<()> = OnceCell::const_new();
         let docker = Docker::connect(std::env::var("DOCKER_HOST").ok().as_deref()).unwrap();
         if let Err(error) = docker.info().await {
             let required = std::env::var("PLINTH_REQUIRE_DOCKER").is_ok_and(|value| value == "1");
@@ -191,7 +193,6 @@ impl DockerLab {
             let _ = writeln!(std::io::stderr(), "skipped: no docker ({error})");
             return None;
         }
-        static IMPORT: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
         IMPORT.get_or_init(|| import_busybox(&docker)).await;
         Some(Self { docker, agent: unique_agent() })
     }
