@@ -6,12 +6,14 @@
 
 mod collect;
 mod evidence;
+mod gather;
 mod line;
 mod render;
 mod symptom;
 
 pub use collect::disk_free;
 pub use evidence::{CertificateDates, ComponentEvidence, Disk, Evidence, PortOwner};
+pub use gather::gather;
 
 use serde::Serialize;
 
