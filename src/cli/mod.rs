@@ -1,1 +1,278 @@
-//! The command line.
+//! The command line: clap structs → settings → one call. The only place that knows clap, anyhow and the environment.
+
+mod agent;
+mod config;
+mod init;
+mod reset;
+mod status;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::clock::Clock;
+use crate::error::{Exit, Hint};
+use crate::layout::Layout;
+use crate::runtime::docker::Docker;
+use crate::ui::{Format, Mode, Printer, Surroundings, Verbosity};
+
+/// Bootstraps a Kubernetes control plane on a Docker host and keeps it running, without a kubelet.
+#[derive(Debug, Parser)]
+#[command(name = "plinth", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Log to stderr; twice for debugging, three times for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Show results, warnings and errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Format of the result on stdout
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Set up the control plane on this host, or check the one that runs here
+    Init(init::Args),
+    /// Remove everything that plinth made on this host
+    Reset(reset::Args),
+    /// Show what runs, whether it is well, and why not
+    Status(status::Args),
+    /// Run static pods from a directory, as a kubelet does
+    Agent(agent::Args),
+    /// Show what the configuration gives
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+/// What every command works with.
+struct Context {
+    printer: Printer,
+    layout: Layout,
+    clock: Clock,
+    environment: Environment,
+}
+
+/// The environment variables that plinth reads, read once.
+struct Environment {
+    variables: Vec<(String, String)>,
+}
+
+impl Environment {
+    fn of_process() -> Self {
+        let text = |value: OsString| value.into_string().ok();
+        let variables = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
+        Self { variables: variables.collect() }
+    }
+
+    /// The value of `name`, unless it is empty.
+    fn get(&self, name: &str) -> Option<&str> {
+        let found = self.variables.iter().find(|(variable, _)| variable == name);
+        found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+}
+
+/// A command that did not succeed: what to say, and with which code to end.
+struct Failure {
+    exit: Exit,
+    error: anyhow::Error,
+    hints: Vec<String>,
+    /// Already on stdout or stderr in full.
+    told: bool,
+}
+
+impl Failure {
+    /// Something failed on the way.
+    fn failed(error: impl Into<anyhow::Error>) -> Self {
+        Self { exit: Exit::Failed, error: error.into(), hints: Vec::new(), told: false }
+    }
+
+    /// The command line or configuration is at fault.
+    fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self { exit: Exit::Usage, ..Self::failed(error) }
+    }
+
+    fn with_hints(self, hints: Vec<String>) -> Self {
+        Self { hints, ..self }
+    }
+
+    /// An error that brings its own hints.
+    fn hinted<E: std::error::Error + Hint + Send + Sync + 'static>(error: E, exit: Exit) -> Self {
+        let hints = error.hints();
+        Self { exit, error: error.into(), hints, told: false }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::failed(error)
+    }
+}
+
+/// A failed command that has said everything already.
+#[derive(Debug)]
+struct Told;
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the command failed")
+    }
+}
+
+impl std::error::Error for Told {}
+
+impl Failure {
+    /// Ends with `exit` and without another word.
+    fn told(exit: Exit) -> Self {
+        Self { exit, told: true, ..Self::failed(Told) }
+    }
+}
+
+/// How a command ended.
+type Outcome = Result<Exit, Failure>;
+
+/// Parses the command line, runs the command, tells how it went.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors to clap as well; printing fails only where nobody reads it.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    let environment = Environment::of_process();
+    let printer = printer(&cli, &environment);
+    start_logging(&cli, &printer, &environment);
+    // Fails only when one is installed already, and then that one serves as well.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+
+    let context = Context { printer: printer.clone(), layout: Layout::default(), clock: Clock::system(), environment };
+    let exit = match run(cli.command, &context) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            if !failure.told {
+                printer.error(failure.error.as_ref(), &failure.hints);
+            }
+            failure.exit
+        }
+    };
+    exit.into()
+}
+
+fn run(command: Command, context: &Context) -> Outcome {
+    match command {
+        Command::Init(args) => block_on(Threads::Many, init::run(&args, context)),
+        Command::Reset(args) => block_on(Threads::One, reset::run(args, context)),
+        Command::Status(_) => block_on(Threads::One, status::run(context)),
+        // One thread does all an agent has to do, and costs the host the least.
+        Command::Agent(args) => block_on(Threads::One, agent::run(args, context)),
+        Command::Config(command) => config::run(&command, context),
+    }
+}
+
+enum Threads {
+    One,
+    Many,
+}
+
+fn block_on(threads: Threads, command: impl Future<Output = Outcome>) -> Outcome {
+    let mut builder = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::Many => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder.enable_all().build().context("cannot start the asynchronous runtime")?;
+    let outcome = runtime.block_on(command);
+    // A blocked thread (a read from a terminal) must not keep the command from ending.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn printer(cli: &Cli, environment: &Environment) -> Printer {
+    let terminal = std::io::stderr().is_terminal();
+    Printer::new(Mode::choose(&Surroundings {
+        stderr_terminal: terminal,
+        dumb_terminal: environment.get("TERM").is_none_or(|terminal| terminal == "dumb"),
+        ci: environment.get("CI").is_some(),
+        no_color: environment.get("NO_COLOR").is_some(),
+        verbosity: match (cli.quiet, cli.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, 0) => Verbosity::Normal,
+            (false, _) => Verbosity::Logs,
+        },
+        format: match cli.output {
+            Output::Text => Format::Text,
+            Output::Json => Format::Json,
+        },
+    }))
+}
+
+/// Logs go to stderr: those that `RUST_LOG` asks for, or those of `-v`. The agent logs without being asked.
+fn start_logging(cli: &Cli, printer: &Printer, environment: &Environment) {
+    let agent = u8::from(matches!(cli.command, Command::Agent(_)));
+    let level = match cli.verbose + agent {
+        0 => "off",
+        1 => "plinth=info",
+        2 => "plinth=debug,info",
+        _ => "trace",
+    };
+    let filter = EnvFilter::new(environment.get("RUST_LOG").unwrap_or(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(printer.log_writer())
+        .with_ansi(printer.mode().color)
+        .with_target(false)
+        .init();
+}
+
+impl Context {
+    /// The engine that `DOCKER_HOST` names, or the one at Docker's usual socket. Does not connect yet.
+    fn docker(&self) -> Result<Docker, Failure> {
+        Docker::connect(self.environment.get("DOCKER_HOST"))
+            .context("cannot use DOCKER_HOST")
+            .map_err(Failure::usage)
+    }
+}
+
+/// Completes when the user or the service manager wants the command to end.
+async fn interrupted() {
+    let wait = async |kind| match signal(kind) {
+        Ok(mut signals) => {
+            signals.recv().await;
+        }
+        // Without a handler the signal ends the process, which is what it asks for.
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => {}
+        () = wait(SignalKind::terminate()) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

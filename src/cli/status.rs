@@ -1,0 +1,167 @@
+//! `plinth status`.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use super::{Context, Outcome};
+use crate::agent::client::AgentClient;
+use crate::agent::status::{AgentStatus, PodSummary};
+use crate::config::{self, ConfigFile, HostFacts, Overrides};
+use crate::error::Exit;
+use crate::fsx;
+use crate::journal::Journal;
+use crate::pki;
+use crate::plan::{self, Inventory, Kind, Standing};
+use crate::service;
+use crate::ui::table;
+
+/// Below this a certificate's remaining life is worth a warning (kubeadm's users renew at every yearly upgrade).
+const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+/// The result for programs. Fields are only ever added.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    /// Everything is as it should be.
+    well: bool,
+    /// What is not, one line each, the most important first.
+    problems: Vec<String>,
+    /// Kubernetes version of the control plane, where one was set up.
+    kubernetes_version: Option<String>,
+    /// What the agent says; `null` when none answers.
+    agent: Option<AgentStatus>,
+    /// Certificates, those that expire first on top.
+    certificates: Vec<Certificate>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Certificate {
+    name: &'static str,
+    expires_at: Timestamp,
+    days_left: i64,
+}
+
+pub(super) async fn run(context: &Context) -> Outcome {
+    let status = gather(context).await?;
+    context.printer.result(&status, || text(&status))?;
+    Ok(if status.well { Exit::Done } else { Exit::Failed })
+}
+
+async fn gather(context: &Context) -> Result<Status, super::Failure> {
+    let layout = &context.layout;
+    let mut problems = Vec::new();
+    let agent = match AgentClient::new(layout)?.status().await {
+        Ok(status) => Some(status),
+        Err(error) => {
+            problems.push(match service::running(layout)? {
+                Some(pid) => format!("the agent (pid {pid}) does not answer: {:#}", anyhow::Error::from(error)),
+                None => "no agent runs; `plinth init` starts it, and without it nothing is restarted".to_owned(),
+            });
+            None
+        }
+    };
+    if let Some(agent) = &agent {
+        problems.extend(agent.problem.clone());
+        for source in &agent.sources {
+            problems.extend(source.problem.iter().map(|problem| format!("{}: {problem}", source.location)));
+            problems.extend(source.rejected.iter().map(|one| format!("{} is not run: {}", one.file, one.reason)));
+        }
+        let unwell = agent.pods.iter().filter_map(|pod| Some(format!("{}: {}", pod.name, pod.message.as_ref()?)));
+        problems.extend(unwell);
+    }
+    let standing = plan::standing(layout, &Journal::of(layout).ledger()?)?;
+    let cluster = match &standing {
+        Standing::Committed { config } => {
+            let file = ConfigFile { name: "the stored configuration", text: config };
+            config::load(Some(file), &Overrides::default(), &HostFacts::collect([])?).ok().map(|loaded| loaded.cluster)
+        }
+        Standing::New => None,
+        Standing::Unfinished => {
+            problems.push("an init has begun and not succeeded; run `plinth init` again, or `plinth reset`".to_owned());
+            None
+        }
+    };
+    let now = context.clock.now();
+    let certificates =
+        cluster.as_ref().map(|cluster| certificates(&Inventory::of(cluster, layout), now)).unwrap_or_default();
+    for certificate in &certificates {
+        if certificate.expires_at <= now {
+            problems.push(format!("{} has expired", certificate.name));
+        } else if certificate.expires_at.duration_since(now) < EXPIRES_SOON {
+            problems.push(format!("{} expires in {} days", certificate.name, certificate.days_left));
+        }
+    }
+    let kubernetes_version = cluster.map(|cluster| cluster.version.to_string());
+    Ok(Status { well: problems.is_empty(), problems, kubernetes_version, agent, certificates })
+}
+
+fn certificates(inventory: &Inventory, now: Timestamp) -> Vec<Certificate> {
+    let mut certificates: Vec<_> = inventory
+        .entries()
+        .iter()
+        .filter_map(|entry| {
+            let file = entry.files.first()?;
+            let name = file.path.display().to_string();
+            let content = fsx::read(&file.path).ok()?;
+            let info = match &entry.kind {
+                Kind::Certificate(_) => pki::inspect(&name, &content).ok()?,
+                Kind::Kubeconfig(_) => {
+                    let text = String::from_utf8_lossy(&content);
+                    let credentials = crate::kubeconfig::credentials(&name, &text).ok()?;
+                    pki::inspect(&name, credentials.certificate_pem.as_bytes()).ok()?
+                }
+                Kind::ServiceAccount => return None,
+            };
+            let days_left = info.remaining(now).as_hours().div_euclid(24);
+            Some(Certificate { name: entry.credential.item, expires_at: info.not_after, days_left })
+        })
+        .collect();
+    certificates.sort_by_key(|certificate| certificate.expires_at);
+    certificates
+}
+
+fn text(status: &Status) -> String {
+    let mut text = String::new();
+    if let Some(version) = &status.kubernetes_version {
+        text.push_str(&format!("Kubernetes {version}\n"));
+    }
+    if let Some(agent) = &status.agent {
+        let headers = ["POD", "READY", "STATUS", "RESTARTS", "IMAGE"];
+        let rows: Vec<_> = agent.pods.iter().map(row).collect();
+        text.push_str(&table(&headers, &rows, None));
+        for warning in &agent.warnings {
+            text.push_str(&format!("warning: {warning}\n"));
+        }
+    }
+    if let (Some(first), Some(last)) = (status.certificates.first(), status.certificates.last()) {
+        text.push_str(&format!(
+            "certificates: {} has {} days left, {} has {}\n",
+            first.name, first.days_left, last.name, last.days_left
+        ));
+    }
+    if status.well {
+        text.push_str("all is well\n");
+    }
+    for problem in &status.problems {
+        text.push_str(&format!("problem: {problem}\n"));
+    }
+    text
+}
+
+fn row(pod: &PodSummary) -> Vec<String> {
+    let ready = pod.containers.iter().filter(|container| container.ready).count();
+    let restarts: u32 = pod.containers.iter().map(|container| container.restart_count).sum();
+    let reason = pod.containers.iter().map(|container| container.reason.as_str()).find(|reason| !reason.is_empty());
+    let images: Vec<_> = pod.containers.iter().map(|container| container.image.as_str()).collect();
+    vec![
+        format!("{}/{}", pod.namespace, pod.name),
+        format!("{ready}/{}", pod.containers.len()),
+        reason.unwrap_or(&pod.phase).to_owned(),
+        restarts.to_string(),
+        images.join(", "),
+    ]
+}
