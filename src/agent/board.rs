@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
@@ -17,8 +18,10 @@ use crate::runtime::Container;
 /// Whether a pod that others wait for answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// Since when its containers run.
+    /// When its containers were first seen running with the present manifest.
     pub started_at: Option<Timestamp>,
+    /// How long it may take from there.
+    pub budget: Duration,
     /// Since when all of them answer their readiness handler.
     pub ready_at: Option<Timestamp>,
     /// What is missing.

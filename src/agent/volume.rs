@@ -193,6 +193,10 @@ mod tests {
             self.0.lock().unwrap().push(path.to_path_buf());
             Ok(())
         }
+
+        fn record_container(&self, _: &str, _: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            Ok(())
+        }
     }
 
     fn try_prepare(source: &str, directory: &Path, ledger: &Recorder) -> Result<PathBuf, VolumeError> {

@@ -96,7 +96,7 @@ pub struct StaticPod {
 impl StaticPod {
     /// Reads the manifest `text` of the file `origin` for the node `node`.
     pub fn read(text: &str, origin: &Path, node: &str) -> Result<Self, PodError> {
-        let mut tree: Value = yaml::from_str(text).map_err(|error| PodError::Parse(error.to_string()))?;
+        let mut tree: Value = yaml::manifest(text.as_bytes()).map_err(|error| PodError::Parse(error.to_string()))?;
         let kind = string(&tree, "kind");
         let api_version = string(&tree, "apiVersion");
         let mut warnings = Vec::new();
