@@ -416,7 +416,7 @@ spec:
     /// `identity` that still knows the old one instead of changing this value.
     #[test]
     fn the_uid_is_pinned() {
-        assert_eq!(pod(WEB).uid, "GOLDEN");
+        assert_eq!(pod(WEB).uid, "b62188d3ec764007194e47d16456d11b");
     }
 
     #[test]
