@@ -1,4 +1,466 @@
 //! The static-pod agent: the kubelet's static-pod half, on a container runtime.
+//!
+//! [`run`] reads the manifests ([`source`]), keeps one [`worker`] per pod name, and tells them where to look; each
+//! worker decides with the pure [`step`] and acts. [`server`] shows what they see.
+//!
+//! # Guarantees
+//! - One agent per root, by file lock. It never touches a container without its label.
+//! - Containers outlive the agent: on shutdown they are left running, and the next agent takes them over by label
+//!   without touching what is right.
+//! - A crash is acted on when it happens (events); what events miss is caught by a complete list every 15 s.
+//! - Nothing is removed before every source has reported once.
+//! - No decision needs the API server.
+//!
+//! # Assumptions
+//! Nobody else starts or restarts our containers; the runtime restarts none by itself.
+//!
+//! # Failure
+//! While the runtime is away the agent waits, says so in `/status`, and then restarts only what really died. A SIGKILL
+//! at any instant loses nothing but back-off.
 
+pub mod board;
 pub mod client;
+pub mod host;
+pub mod metrics;
+pub mod pod;
+pub mod probe;
+pub mod quantity;
+pub mod report;
+pub mod server;
+pub mod source;
 pub mod status;
+pub mod step;
+pub mod translate;
+pub mod volume;
+pub mod worker;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use self::board::Board;
+use self::metrics::Metrics;
+use self::pod::{PodKey, StaticPod, resolve_order};
+use self::probe::Prober;
+use self::server::Door;
+use self::source::Published;
+use self::source::file::FileSource;
+use self::step::{Timings, uid_of};
+use self::worker::{Message, Shared, Wanted, Worker};
+use crate::clock::Clock;
+use crate::fsx::{self, FsError, Lock};
+use crate::layout::Layout;
+use crate::runtime::{Container, Event, Runtime, RuntimeError, labels};
+
+/// How long the lock is tried for: others only peek at it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How soon a runtime that is away is asked again, at first and at most.
+const AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Where the agent's creations are recorded, so that `reset` finds them.
+pub trait Ledger: Send + Sync + 'static {
+    /// `path` is about to be made, outside our own state directory. Nothing is made when this fails.
+    fn record_path(&self, path: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    /// The container `id` was created under `name`. It carries our label, so this is for people to read.
+    fn record_container(&self, id: &str, name: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// A ledger that forgets, for hosts that nobody resets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoLedger;
+
+impl Ledger for NoLedger {
+    fn record_path(&self, _: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(())
+    }
+
+    fn record_container(&self, _: &str, _: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(())
+    }
+}
+
+/// Settings of an agent.
+#[derive(Clone)]
+pub struct Options {
+    /// Every path the agent uses but the manifests'.
+    pub layout: Layout,
+    /// Directory of the manifests, or a single one; absolute.
+    pub manifests: PathBuf,
+    /// Name of the node; pod names end in it.
+    pub node_name: String,
+    /// Address of the node; that of the default route when `None`.
+    pub node_address: Option<IpAddr>,
+    /// Image of sandboxes, e.g. `registry.k8s.io/pause:3.10.2`.
+    pub pause_image: String,
+    /// Where creations are recorded.
+    pub ledger: Arc<dyn Ledger>,
+    /// Waiting times.
+    pub timings: Timings,
+    /// How often the manifests are read without an event (kubelet: `fileCheckFrequency`, 20 s).
+    pub file_check_period: Duration,
+    /// How often all containers are listed without an event.
+    pub relist_period: Duration,
+}
+
+impl Options {
+    /// The usual settings for the manifests of `layout` on the node `node_name`.
+    pub fn new(layout: Layout, node_name: impl Into<String>, pause_image: impl Into<String>) -> Self {
+        Self {
+            manifests: layout.manifests(),
+            layout,
+            node_name: node_name.into(),
+            node_address: None,
+            pause_image: pause_image.into(),
+            ledger: Arc::new(NoLedger),
+            timings: Timings::default(),
+            file_check_period: Duration::from_secs(20),
+            relist_period: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Another one runs for this root.
+    #[error("another agent runs already{}", .holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    Locked {
+        /// Its process id.
+        holder: Option<i32>,
+    },
+    /// A directory, the lock, the id or the socket could not be made.
+    #[error(transparent)]
+    Files(#[from] FsError),
+    /// The id in the file is not one; nobody can say which containers are ours.
+    #[error("`{}` does not hold 16 hexadecimal digits", path.display())]
+    AgentId {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No random number could be had for the id.
+    #[error("the system gives no random numbers")]
+    Random,
+    /// The HTTP client of the probes could not be built.
+    #[error("cannot build the HTTP client of the probes")]
+    Prober(#[source] reqwest::Error),
+    /// The socket's server ended.
+    #[error("the agent's socket stopped answering")]
+    Server(#[source] std::io::Error),
+}
+
+/// Runs the agent until `shutdown`. Containers go on running afterwards.
+pub async fn run<R: Runtime>(
+    options: Options,
+    runtime: R,
+    clock: Clock,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
+    let layout = &options.layout;
+    fsx::create_directories(&layout.state(), 0o700)?;
+    let _lock = lock(&layout.agent_lock()).await?;
+    fsx::create_directories(&layout.pods(), 0o750)?;
+    let agent_id = agent_id(&layout.agent_id())?;
+    let listener = server::bind(&layout.socket())?;
+    let node = host::node(&layout.proc(), &options.node_name, options.node_address);
+    let runtime = Arc::new(runtime);
+    let board = Arc::new(Board::new(Metrics::new(env!("CARGO_PKG_VERSION"))));
+    board.set_problem(Some("the container runtime has not answered yet".to_owned()));
+    let door = Door {
+        board: Arc::clone(&board),
+        node: node.clone(),
+        agent_id: agent_id.clone(),
+        started_at: clock.now(),
+        clock: clock.clone(),
+    };
+    let shared = Arc::new(Shared {
+        prober: Prober::new(Arc::clone(&runtime), clock.clone()).map_err(AgentError::Prober)?,
+        runtime,
+        clock: clock.clone(),
+        timings: options.timings,
+        agent_id,
+        node,
+        pods: layout.pods(),
+        pause_image: options.pause_image.clone(),
+        booted_at: host::booted_at(&layout.proc()),
+        ledger: Arc::clone(&options.ledger),
+        board,
+    });
+    let (publish, published) = mpsc::unbounded_channel();
+    let source = FileSource {
+        path: options.manifests.clone(),
+        node: options.node_name.clone(),
+        pods: layout.pods(),
+        period: options.file_check_period,
+        events: true,
+    };
+    let mut background = JoinSet::new();
+    background.spawn(async move { source.run(clock, publish).await });
+    tracing::info!(agent = shared.agent_id, manifests = %options.manifests.display(), "the agent runs");
+
+    let hub = Hub::new(shared, options.relist_period);
+    let result = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        () = hub.run(published) => Ok(()),
+        ended = server::serve(listener, door) => ended.map_err(AgentError::Server),
+    };
+    fsx::remove_file(&options.layout.socket())?;
+    tracing::info!("the agent stops; containers go on");
+    result
+}
+
+async fn lock(path: &Path) -> Result<Lock, AgentError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Lock::try_take(path)? {
+            Ok(lock) => return Ok(lock),
+            Err(holder) if Instant::now() >= deadline => return Err(AgentError::Locked { holder }),
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// The id of the agent of this root: made once, never changed, because it is what our containers are known by.
+fn agent_id(path: &Path) -> Result<String, AgentError> {
+    if let Some(bytes) = fsx::read_optional(path)? {
+        let id = String::from_utf8_lossy(&bytes).trim().to_owned();
+        let valid = id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        return if valid { Ok(id) } else { Err(AgentError::AgentId { path: path.to_path_buf() }) };
+    }
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| AgentError::Random)?;
+    let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    fsx::write_atomic(path, format!("{id}\n").as_bytes(), 0o600)?;
+    Ok(id)
+}
+
+/// Brings sources, runtime and workers together.
+struct Hub<R> {
+    shared: Arc<Shared<R>>,
+    relist_period: Duration,
+    sources: BTreeMap<String, Published>,
+    workers: HashMap<PodKey, Handle>,
+    tasks: JoinSet<PodKey>,
+    /// Which pod a UID belongs to, as far as known.
+    uids: HashMap<String, PodKey>,
+    /// A first list has been seen.
+    listed: bool,
+}
+
+struct Handle {
+    wanted: watch::Sender<Wanted>,
+    messages: mpsc::UnboundedSender<Message>,
+}
+
+impl<R: Runtime> Hub<R> {
+    fn new(shared: Arc<Shared<R>>, relist_period: Duration) -> Self {
+        Self {
+            shared,
+            relist_period,
+            sources: BTreeMap::new(),
+            workers: HashMap::new(),
+            tasks: JoinSet::new(),
+            uids: HashMap::new(),
+            listed: false,
+        }
+    }
+
+    /// Runs until its sources are gone.
+    async fn run(mut self, mut published: mpsc::UnboundedReceiver<Published>) {
+        let Some(first) = published.recv().await else { return };
+        self.take(first);
+        loop {
+            let (mut events, _pump) = self.connect().await;
+            let mut relist = interval(self.relist_period);
+            relist.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            relist.tick().await;
+            loop {
+                tokio::select! {
+                    event = events.recv() => match event {
+                        Some(Ok(event)) => self.route(&event).await,
+                        Some(Err(error)) => break self.lost(&error.to_string()),
+                        None => break self.lost("its events ended"),
+                    },
+                    () = self.shared.board.lost.notified() => break,
+                    _ = relist.tick() => if !self.list().await { break },
+                    more = published.recv() => match more {
+                        Some(published) => self.take(published),
+                        None => return,
+                    },
+                    Some(ended) = self.tasks.join_next() => self.reap(ended),
+                }
+            }
+        }
+    }
+
+    /// Waits for the runtime, follows its events, and lists what is there.
+    async fn connect(
+        &mut self,
+    ) -> (mpsc::UnboundedReceiver<Result<Event, RuntimeError>>, JoinSet<()>) {
+        let (mut pause, longest) = AWAY;
+        loop {
+            // Followed before listing, so that nothing falls in between.
+            let mut stream = self.shared.runtime.events(&self.shared.agent_id);
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let mut pump = JoinSet::new();
+            pump.spawn(async move {
+                while let Some(event) = stream.next().await {
+                    if sender.send(event).is_err() {
+                        return;
+                    }
+                }
+            });
+            if self.list().await {
+                return (receiver, pump);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    fn lost(&self, reason: &str) {
+        tracing::warn!(reason, "lost the container runtime");
+        self.shared.board.set_problem(Some(format!("the container runtime does not answer: {reason}")));
+    }
+
+    /// Lists all containers and hands them out; `false` when the runtime does not answer.
+    async fn list(&mut self) -> bool {
+        let containers = match self.shared.runtime.list(&self.shared.agent_id).await {
+            Ok(containers) => containers,
+            Err(error) => {
+                self.lost(&error.to_string());
+                return false;
+            }
+        };
+        self.shared.board.set_problem(None);
+        let mut by_pod: BTreeMap<PodKey, Vec<Container>> = BTreeMap::new();
+        for container in containers {
+            if let Some(key) = key_of(&container) {
+                self.uids.insert(uid_of(&container).to_owned(), key.clone());
+                by_pod.entry(key).or_default().push(container);
+            }
+        }
+        self.listed = true;
+        for (key, handle) in &self.workers {
+            // A worker that is just ending does not need it.
+            let _ = handle.messages.send(Message::Listed(by_pod.remove(key).unwrap_or_default()));
+        }
+        self.assign(by_pod);
+        true
+    }
+
+    fn take(&mut self, published: Published) {
+        for rejection in &published.rejected {
+            let known = self.sources.get(&published.location);
+            if !known.is_some_and(|known| known.rejected.contains(rejection)) {
+                tracing::warn!(file = rejection.file, reason = rejection.reason, "rejected");
+            }
+        }
+        self.sources.insert(published.location.clone(), published);
+        self.assign(BTreeMap::new());
+    }
+
+    /// Tells every worker what is wanted; starts those that are missing, from the containers found.
+    fn assign(&mut self, mut found: BTreeMap<PodKey, Vec<Container>>) {
+        let pods = source::merge(&self.sources);
+        let orders = resolve_order(pods.values().map(AsRef::as_ref));
+        let waited_for: BTreeSet<_> = orders.values().flat_map(|order| &order.wait_for).cloned().collect();
+        let board = &self.shared.board;
+        board.metrics.set_pods(pods.len());
+        board.set_sources(self.sources.values().map(Published::status).collect(), self.warnings(&pods));
+        // Which pods an unreadable source has is not known.
+        let complete = self.sources.values().all(|source| source.problem.is_none());
+        if !self.listed {
+            return;
+        }
+        let keys: BTreeSet<_> = pods.keys().chain(self.workers.keys()).chain(found.keys()).cloned().collect();
+        for key in keys {
+            let wanted = match pods.get(&key) {
+                Some(pod) => {
+                    self.uids.insert(pod.uid.clone(), key.clone());
+                    let order = orders.get(&key).cloned().unwrap_or_default();
+                    Wanted::Run { pod: Arc::clone(pod), order, eager: waited_for.contains(&key) }
+                }
+                None if complete => Wanted::Remove,
+                None => Wanted::Keep,
+            };
+            match self.workers.get(&key) {
+                Some(handle) => {
+                    handle.wanted.send_if_modified(|present| {
+                        let differs = *present != wanted;
+                        *present = wanted;
+                        differs
+                    });
+                }
+                None => self.start(key.clone(), wanted, found.remove(&key).unwrap_or_default()),
+            }
+        }
+    }
+
+    fn start(&mut self, key: PodKey, wanted: Wanted, containers: Vec<Container>) {
+        let (wanted, wanted_by_worker) = watch::channel(wanted);
+        let (messages, messages_to_worker) = mpsc::unbounded_channel();
+        let worker =
+            Worker::new(Arc::clone(&self.shared), key.clone(), wanted_by_worker, messages_to_worker, containers);
+        self.workers.insert(key.clone(), Handle { wanted, messages });
+        self.tasks.spawn(async move {
+            worker.run().await;
+            key
+        });
+    }
+
+    async fn route(&mut self, event: &Event) {
+        let Some(handle) = self.uids.get(&event.pod_uid).and_then(|key| self.workers.get(key)) else {
+            // Ours by its label, but of no pod that we know.
+            self.list().await;
+            return;
+        };
+        // A worker that is just ending does not need it.
+        let _ = handle.messages.send(Message::Look(event.container.clone(), event.kind));
+    }
+
+    /// A worker has ended: its pod is gone. If the pod is wanted again meanwhile, another one starts.
+    fn reap(&mut self, ended: Result<PodKey, tokio::task::JoinError>) {
+        match ended {
+            Ok(key) => {
+                self.workers.remove(&key);
+                self.uids.retain(|_, pod| *pod != key);
+                self.assign(BTreeMap::new());
+            }
+            Err(error) => {
+                tracing::error!(%error, "a worker failed");
+                // Which one is not known; those whose channel is closed are replaced from the next list.
+                self.workers.retain(|_, handle| !handle.messages.is_closed());
+                self.shared.board.lost.notify_one();
+            }
+        }
+    }
+
+    fn warnings(&self, pods: &BTreeMap<PodKey, Arc<StaticPod>>) -> Vec<String> {
+        let node = &self.shared.node;
+        let mut warnings = Vec::new();
+        if !node.may_protect_from_oom && pods.values().any(|pod| translate::wants_oom_protection(pod, node)) {
+            warnings.push(
+                "without CAP_SYS_RESOURCE containers run with no protection from the OOM killer (oom_score_adj)".to_owned(),
+            );
+        }
+        warnings
+    }
+}
+
+fn key_of(container: &Container) -> Option<PodKey> {
+    Some(PodKey {
+        namespace: container.labels.get(labels::POD_NAMESPACE)?.clone(),
+        name: container.labels.get(labels::POD_NAME)?.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

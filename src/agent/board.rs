@@ -1,0 +1,138 @@
+//! What the parts of the agent tell each other and the outside: the latest snapshot of each pod, who answers, and
+//! what is wrong at the moment.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, watch};
+
+use super::metrics::Metrics;
+use super::pod::{PodKey, StaticPod};
+use super::probe::Health;
+use super::status::SourceStatus;
+use super::step::Waiting;
+use crate::runtime::Container;
+
+/// Whether a pod that others wait for answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// When its containers were first seen running with the present manifest.
+    pub started_at: Option<Timestamp>,
+    /// How long it may take from there.
+    pub budget: Duration,
+    /// Since when all of them answer their readiness handler.
+    pub ready_at: Option<Timestamp>,
+    /// What is missing.
+    pub reason: String,
+}
+
+/// One pod as its worker last saw it.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Namespace and name.
+    pub key: PodKey,
+    /// What is wanted; `None` for a pod that is being removed or that nobody knows.
+    pub pod: Option<Arc<StaticPod>>,
+    /// When this agent first saw the pod.
+    pub seen: Timestamp,
+    /// Its containers.
+    pub containers: BTreeMap<String, Container>,
+    /// Probe results by container id.
+    pub health: BTreeMap<String, Health>,
+    /// Why containers do not run, by name.
+    pub waiting: BTreeMap<String, Waiting>,
+    /// The last line written by dead containers, by id.
+    pub last_words: BTreeMap<String, String>,
+    /// Names of `plinth.dev/after` that are not waited for, and other remarks.
+    pub remarks: Vec<String>,
+    /// What is being done right now and takes long.
+    pub doing: Option<String>,
+}
+
+/// Shared by everything in one agent.
+#[derive(Debug)]
+pub struct Board {
+    /// Counters.
+    pub metrics: Metrics,
+    /// Rung when a worker finds the runtime away.
+    pub lost: Notify,
+    answers: watch::Sender<BTreeMap<PodKey, Answer>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pods: BTreeMap<PodKey, Snapshot>,
+    sources: Vec<SourceStatus>,
+    problem: Option<String>,
+    warnings: Vec<String>,
+}
+
+impl Board {
+    /// An empty board.
+    pub fn new(metrics: Metrics) -> Self {
+        Self {
+            metrics,
+            lost: Notify::new(),
+            answers: watch::Sender::new(BTreeMap::new()),
+            state: Mutex::new(State::default()),
+        }
+    }
+
+    /// Follows the answers of all pods that others wait for.
+    pub fn answers(&self) -> watch::Receiver<BTreeMap<PodKey, Answer>> {
+        self.answers.subscribe()
+    }
+
+    /// Says whether a pod answers; `None` when nobody waits for it any more.
+    pub fn answer(&self, key: &PodKey, answer: Option<Answer>) {
+        self.answers.send_if_modified(|answers| match answer {
+            Some(answer) if answers.get(key) == Some(&answer) => false,
+            Some(answer) => {
+                answers.insert(key.clone(), answer);
+                true
+            }
+            None => answers.remove(key).is_some(),
+        });
+    }
+
+    /// Replaces the snapshot of a pod.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.state().pods.insert(snapshot.key.clone(), snapshot);
+    }
+
+    /// The pod is gone.
+    pub fn forget(&self, key: &PodKey) {
+        self.answer(key, None);
+        self.state().pods.remove(key);
+    }
+
+    /// What keeps the agent from working at all.
+    pub fn set_problem(&self, problem: Option<String>) {
+        self.state().problem = problem;
+    }
+
+    /// The sources, as last read, and remarks about all of it.
+    pub fn set_sources(&self, sources: Vec<SourceStatus>, warnings: Vec<String>) {
+        let mut state = self.state();
+        state.sources = sources;
+        state.warnings = warnings;
+    }
+
+    /// All snapshots, in order.
+    pub fn pods(&self) -> Vec<Snapshot> {
+        self.state().pods.values().cloned().collect()
+    }
+
+    /// The problem, the sources and the warnings.
+    pub fn situation(&self) -> (Option<String>, Vec<SourceStatus>, Vec<String>) {
+        let state = self.state();
+        (state.problem.clone(), state.sources.clone(), state.warnings.clone())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,492 @@
+//! A static pod: from the text of a manifest to the pod that is run.
+//!
+//! # Guarantees
+//! - The UID is a function of the effective pod, the node's name and the absolute path of the file, and of nothing
+//!   else: comments, key order, spelled-out defaults and the age of the file do not change it. It is versioned
+//!   ([`identity`]) and pinned by a golden test, so that a new plinth takes over what the last one runs.
+//! - A [`StaticPod`] has all API defaults filled in and contains nothing that the agent would silently ignore where
+//!   that changes the meaning: such manifests are refused with a reason.
+//!
+//! Rules are the kubelet's (`pkg/kubelet/config/common.go`) unless a comment says otherwise.
+
+mod defaults;
+pub mod identity;
+mod refuse;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
+
+use crate::yaml;
+
+/// Annotation: pods that must answer their readiness handler before this one is first started, comma separated.
+pub const AFTER: &str = "plinth.dev/after";
+/// Annotation: the configuration hash, equal to the UID of the pod.
+pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// Annotation: which kind of source the pod comes from; always `file` so far.
+pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+/// Annotation: when this agent first saw the pod. Added where a pod is published, it is no part of the identity.
+pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
+
+/// Why a manifest is not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PodError {
+    /// It is neither YAML nor JSON, or a value has the wrong type.
+    #[error("cannot be parsed as a Pod: {0}")]
+    Parse(String),
+    /// It is another kind of object.
+    #[error("is a {kind} ({api_version}); only Pods (v1) are run here")]
+    Kind {
+        /// `kind` of the object.
+        kind: String,
+        /// `apiVersion` of the object.
+        api_version: String,
+    },
+    /// It has no `metadata.name`.
+    #[error("has no metadata.name")]
+    NoName,
+    /// It is a Pod that cannot be run as it is written; every reason.
+    #[error("{}", .0.join("; "))]
+    Refused(Vec<String>),
+}
+
+/// What a pod is known by: two pods of one key never run at the same time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodKey {
+    /// Namespace.
+    pub namespace: String,
+    /// Name with the node's name appended.
+    pub name: String,
+}
+
+impl fmt::Display for PodKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A pod that can be run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StaticPod {
+    /// Namespace and name.
+    pub key: PodKey,
+    /// `metadata.uid` of the manifest, or [`StaticPod::hash`].
+    pub uid: String,
+    /// Hash of everything that matters, 32 hexadecimal digits; containers carry it as `plinth.dev/spec-hash`.
+    pub hash: String,
+    /// Absolute path of the file.
+    pub origin: String,
+    /// Metadata with name, namespace, UID and annotations filled in.
+    pub metadata: ObjectMeta,
+    /// Spec with defaults filled in.
+    pub spec: PodSpec,
+    /// The pods of `plinth.dev/after`.
+    pub after: Vec<PodKey>,
+    /// What is accepted, but not as its author may think.
+    pub warnings: Vec<String>,
+    /// The text it was read from.
+    pub manifest: String,
+}
+
+impl StaticPod {
+    /// Reads the manifest `text` of the file `origin` for the node `node`.
+    pub fn read(text: &str, origin: &Path, node: &str) -> Result<Self, PodError> {
+        let mut tree: Value = yaml::manifest(text.as_bytes()).map_err(|error| PodError::Parse(error.to_string()))?;
+        let kind = string(&tree, "kind");
+        let api_version = string(&tree, "apiVersion");
+        let mut warnings = Vec::new();
+        // Some published examples write the key with a capital; the kubelet's decoder does not mind.
+        for (wrong, right) in [("Kind", "kind"), ("ApiVersion", "apiVersion")] {
+            if let Some(object) = tree.as_object_mut()
+                && !object.contains_key(right)
+                && let Some(value) = object.remove(wrong)
+            {
+                warnings.push(format!("the key `{wrong}` is read as `{right}`"));
+                object.insert(right.to_owned(), value);
+            }
+        }
+        let kind = if kind.is_empty() { string(&tree, "kind") } else { kind };
+        let api_version = if api_version.is_empty() { string(&tree, "apiVersion") } else { api_version };
+        if kind.is_empty() {
+            return Err(PodError::Parse("it has no `kind`".to_owned()));
+        }
+        if (kind.as_str(), api_version.as_str()) != ("Pod", "v1") {
+            return Err(PodError::Kind { kind, api_version });
+        }
+        quantities_to_strings(&mut tree);
+        let pod: Pod = serde_json::from_value(tree.clone()).map_err(|error| PodError::Parse(error.to_string()))?;
+        warnings.extend(unknown_fields(&tree, &serde_json::to_value(&pod).unwrap_or_default()));
+        let mut pod = Self::from_pod(pod, origin, node)?;
+        warnings.append(&mut pod.warnings);
+        pod.warnings = warnings;
+        text.clone_into(&mut pod.manifest);
+        Ok(pod)
+    }
+
+    fn from_pod(pod: Pod, origin: &Path, node: &str) -> Result<Self, PodError> {
+        let mut metadata = pod.metadata;
+        let mut spec = pod.spec.unwrap_or_default();
+        let name = metadata.name.clone().filter(|name| !name.is_empty()).ok_or(PodError::NoName)?;
+        let namespace =
+            metadata.namespace.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned());
+        let suffix = node.to_lowercase();
+        let key = PodKey { name: format!("{name}-{suffix}"), namespace };
+        let origin = origin.display().to_string();
+
+        defaults::fill(&mut spec);
+        spec.node_name = Some(node.to_owned());
+        spec.tolerations.get_or_insert_default().push(Toleration {
+            effect: Some("NoExecute".to_owned()),
+            operator: Some("Exists".to_owned()),
+            ..Toleration::default()
+        });
+        metadata.name = Some(key.name.clone());
+        metadata.namespace = Some(key.namespace.clone());
+
+        let mut warnings = Vec::new();
+        refuse::check(&key, &metadata, &spec, &mut warnings).map_err(PodError::Refused)?;
+
+        let hash = identity::hash(&metadata, &spec, node, &origin);
+        let uid = metadata.uid.clone().filter(|uid| !uid.is_empty()).unwrap_or_else(|| hash.clone());
+        let after = metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(AFTER))
+            .into_iter()
+            .flat_map(|names| names.split(','))
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(|name| PodKey { namespace: key.namespace.clone(), name: format!("{name}-{suffix}") })
+            .collect();
+        metadata.uid = Some(uid.clone());
+        let annotations = metadata.annotations.get_or_insert_default();
+        annotations.insert(CONFIG_HASH.to_owned(), uid.clone());
+        annotations.insert(CONFIG_SOURCE.to_owned(), "file".to_owned());
+        Ok(Self { key, uid, hash, origin, metadata, spec, after, warnings, manifest: String::new() })
+    }
+
+    /// The regular containers.
+    pub fn containers(&self) -> &[Container] {
+        &self.spec.containers
+    }
+
+    /// The init containers, in order.
+    pub fn init_containers(&self) -> &[Container] {
+        self.spec.init_containers.as_deref().unwrap_or_default()
+    }
+
+    /// Init containers and regular ones.
+    pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
+        self.init_containers().iter().chain(self.containers())
+    }
+
+    /// The container called `name`, of either kind.
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        self.all_containers().find(|container| container.name == name)
+    }
+
+    /// Whether the pod uses the node's network.
+    pub fn host_network(&self) -> bool {
+        self.spec.host_network == Some(true)
+    }
+
+    /// Whether the pod needs a sandbox: not when it is on the host's network, has one main container and shares no
+    /// process namespace, because then its containers have nothing in common.
+    pub fn needs_sandbox(&self) -> bool {
+        !(self.host_network() && self.containers().len() == 1 && self.spec.share_process_namespace != Some(true))
+    }
+
+    /// How long its containers may take to stop. At least 2 s per container, as the kubelet has it.
+    pub fn grace(&self) -> Duration {
+        grace(self.spec.termination_grace_period_seconds)
+    }
+
+    /// When containers of this pod are started again.
+    pub fn restart_policy(&self) -> RestartPolicy {
+        match self.spec.restart_policy.as_deref() {
+            Some("Never") => RestartPolicy::Never,
+            Some("OnFailure") => RestartPolicy::OnFailure,
+            _ => RestartPolicy::Always,
+        }
+    }
+
+    /// How long the pod may take from the start of its containers until it answers: the longest start-up probe of its
+    /// containers (or liveness probe, where there is none), and 5 minutes where there is neither.
+    pub fn start_up_budget(&self) -> Duration {
+        self.containers()
+            .iter()
+            .filter_map(|container| container.startup_probe.as_ref().or(container.liveness_probe.as_ref()))
+            .map(|probe| {
+                let whole = probe.initial_delay_seconds.unwrap_or(0)
+                    + probe.period_seconds.unwrap_or(10) * probe.failure_threshold.unwrap_or(3);
+                Duration::from_secs(u64::try_from(whole).unwrap_or(0))
+            })
+            .max()
+            .unwrap_or(Duration::from_mins(5))
+    }
+
+    /// The API object, without status.
+    pub fn to_pod(&self) -> Pod {
+        Pod { metadata: self.metadata.clone(), spec: Some(self.spec.clone()), status: None }
+    }
+}
+
+/// When containers are started again after they ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// Whatever the exit code was.
+    Always,
+    /// Only after a failure.
+    OnFailure,
+    /// Not at all.
+    Never,
+}
+
+impl RestartPolicy {
+    /// Whether a container that ended with `exit_code` is started again.
+    pub fn restarts(self, exit_code: i64) -> bool {
+        match self {
+            Self::Always => true,
+            Self::OnFailure => exit_code != 0,
+            Self::Never => false,
+        }
+    }
+}
+
+/// The kubelet's `minimumGracePeriodInSeconds` is 2, and a negative value counts as 1.
+pub(super) fn grace(seconds: Option<i64>) -> Duration {
+    Duration::from_secs(u64::try_from(seconds.unwrap_or(30)).unwrap_or(0).max(2))
+}
+
+fn string(tree: &Value, key: &str) -> String {
+    tree.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// Quantities may be written as numbers (`cpu: 1`); the typed object has strings only.
+fn quantities_to_strings(tree: &mut Value) {
+    const MAPS: [&str; 3] = ["limits", "requests", "overhead"];
+    const SCALARS: [&str; 2] = ["sizeLimit", "divisor"];
+    match tree {
+        Value::Object(object) => {
+            for (key, value) in object {
+                if MAPS.contains(&key.as_str())
+                    && let Value::Object(quantities) = value
+                {
+                    quantities.values_mut().for_each(number_to_string);
+                } else if SCALARS.contains(&key.as_str()) {
+                    number_to_string(value);
+                } else {
+                    quantities_to_strings(value);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(quantities_to_strings),
+        _ => {}
+    }
+}
+
+fn number_to_string(value: &mut Value) {
+    if let Value::Number(number) = value {
+        *value = Value::String(number.to_string());
+    }
+}
+
+/// Fields of the manifest that the typed object does not have: dropped, as the kubelet drops them, but not in silence.
+fn unknown_fields(written: &Value, read: &Value) -> Vec<String> {
+    fn walk(path: &str, written: &Value, read: &Value, found: &mut Vec<String>) {
+        match (written, read) {
+            (Value::Object(written), Value::Object(read)) => {
+                for (key, value) in written {
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    match read.get(key) {
+                        Some(read) => walk(&path, value, read, found),
+                        None if value.is_null() || key == "status" => {}
+                        None => found.push(format!("unknown field `{path}` is ignored")),
+                    }
+                }
+            }
+            (Value::Array(written), Value::Array(read)) => {
+                for (index, (written, read)) in written.iter().zip(read).enumerate() {
+                    walk(&format!("{path}[{index}]"), written, read, found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk("", written, read, &mut found);
+    found
+}
+
+/// What `plinth.dev/after` comes to in a complete set of pods.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Order {
+    /// Pods to wait for.
+    pub wait_for: Vec<PodKey>,
+    /// Names that are not waited for, each with its reason.
+    pub problems: Vec<String>,
+}
+
+/// Resolves `plinth.dev/after`: names that do not exist and edges that are part of a cycle are reported and do not
+/// hold anything.
+pub fn resolve_order<'a>(pods: impl IntoIterator<Item = &'a StaticPod>) -> BTreeMap<PodKey, Order> {
+    let edges: BTreeMap<&PodKey, &[PodKey]> =
+        pods.into_iter().map(|pod| (&pod.key, pod.after.as_slice())).collect();
+    let reaches = |from: &PodKey, to: &PodKey| {
+        let mut seen = vec![from];
+        let mut next = 0;
+        while let Some(key) = seen.get(next).copied() {
+            if key == to {
+                return true;
+            }
+            for key in edges.get(key).copied().unwrap_or_default() {
+                if !seen.contains(&key) {
+                    seen.push(key);
+                }
+            }
+            next += 1;
+        }
+        false
+    };
+    edges
+        .iter()
+        .map(|(key, after)| {
+            let mut order = Order::default();
+            for other in *after {
+                if !edges.contains_key(other) {
+                    order.problems.push(format!("{AFTER} names {other}, which does not exist; it is not waited for"));
+                } else if reaches(other, key) {
+                    order.problems.push(format!("{AFTER} of {other} leads back here; it is not waited for"));
+                } else {
+                    order.wait_for.push(other.clone());
+                }
+            }
+            ((*key).clone(), order)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn pod(text: &str) -> StaticPod {
+        StaticPod::read(text, Path::new("/etc/kubernetes/manifests/web.yaml"), "Node-1").unwrap()
+    }
+
+    pub(crate) fn error(text: &str) -> String {
+        StaticPod::read(text, Path::new("/m/web.yaml"), "n").unwrap_err().to_string()
+    }
+
+    const WEB: &str = "
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  labels: {app: web}
+spec:
+  hostNetwork: true
+  containers:
+  - name: c
+    image: registry.k8s.io/web:1.2
+    command: [web, --port=80]
+    resources: {requests: {cpu: 1}}
+    livenessProbe: {httpGet: {path: /livez, port: 80}, periodSeconds: 3}
+";
+
+    #[test]
+    fn identity_is_the_kubelets_in_everything_visible() {
+        let pod = pod(WEB);
+        assert_eq!(pod.key.to_string(), "default/web-node-1");
+        assert_eq!(pod.spec.node_name.as_deref(), Some("Node-1"));
+        let annotations = pod.metadata.annotations.clone().unwrap();
+        assert_eq!(annotations[CONFIG_HASH], pod.uid);
+        assert_eq!(annotations[CONFIG_SOURCE], "file");
+        let toleration = &pod.spec.tolerations.as_ref().unwrap()[0];
+        assert_eq!((toleration.operator.as_deref(), toleration.effect.as_deref()), (Some("Exists"), Some("NoExecute")));
+        assert_eq!(toleration.key, None);
+    }
+
+    /// If this fails, every container on every host would be restarted by the next plinth: make a new version in
+    /// `identity` that still knows the old one instead of changing this value.
+    #[test]
+    fn the_uid_is_pinned() {
+        assert_eq!(pod(WEB).uid, "b62188d3ec764007194e47d16456d11b");
+    }
+
+    #[test]
+    fn the_uid_ignores_how_the_pod_is_written() {
+        let json = r#"{"kind":"Pod","apiVersion":"v1","spec":{"restartPolicy":"Always","hostNetwork":true,
+            "containers":[{"image":"registry.k8s.io/web:1.2","name":"c","command":["web","--port=80"],"env":[],
+            "resources":{"requests":{"cpu":"1"}},"livenessProbe":{"periodSeconds":3,"failureThreshold":3,
+            "httpGet":{"port":80,"path":"/livez"}}}]},"metadata":{"labels":{"app":"web"},"name":"web",
+            "namespace":"default"}}"#;
+        assert_eq!(pod(json).uid, pod(WEB).uid);
+        assert_eq!(pod(&format!("# a comment\n{WEB}")).uid, pod(WEB).uid);
+    }
+
+    #[test]
+    fn the_uid_changes_with_spec_path_and_node() {
+        let uid = |text: &str, path: &str, node: &str| StaticPod::read(text, Path::new(path), node).unwrap().uid;
+        let uids = [
+            uid(WEB, "/m/a", "n"),
+            uid(&WEB.replace("1.2", "1.3"), "/m/a", "n"),
+            uid(&WEB.replace("app: web", "app: other"), "/m/a", "n"),
+            uid(WEB, "/m/b", "n"),
+            uid(WEB, "/m/a", "o"),
+        ];
+        let distinct: std::collections::BTreeSet<_> = uids.iter().collect();
+        assert_eq!(distinct.len(), uids.len());
+        assert!(uids.iter().all(|uid| uid.len() == 32 && uid.bytes().all(|b| b.is_ascii_hexdigit())));
+    }
+
+    #[test]
+    fn a_pinned_uid_is_kept_and_edits_are_still_seen() {
+        let pinned = WEB.replace("name: web\n", "name: web\n  uid: my-uid\n");
+        assert_eq!(pod(&pinned).uid, "my-uid");
+        assert_ne!(pod(&pinned).hash, pod(&pinned.replace("1.2", "1.3")).hash);
+    }
+
+    #[test]
+    fn other_kinds_and_broken_files_are_refused_with_a_reason() {
+        assert!(error("kind: Deployment\napiVersion: apps/v1\n").contains("Deployment (apps/v1)"));
+        assert!(error("kind: Pod\napiVersion: v1\nspec: {containers: []}").contains("metadata.name"));
+        assert!(error("").contains("cannot be parsed"));
+        assert!(error("a: [").contains("cannot be parsed"));
+        assert!(error(&WEB.replace("path: /livez", "path: 5")).contains("cannot be parsed"));
+        assert!(error("kind: Pod\napiVersion: v1\nmetadata: {name: a}\n").contains("no containers"));
+    }
+
+    #[test]
+    fn unknown_fields_are_dropped_with_a_warning() {
+        let pod = pod(&WEB.replace("  hostNetwork: true\n", "  hostNetwork: true\n  hostnetwork: true\n"));
+        assert_eq!(pod.warnings, ["unknown field `spec.hostnetwork` is ignored"]);
+    }
+
+    fn named(name: &str, after: &str) -> StaticPod {
+        pod(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  annotations: {{plinth.dev/after: '{after}'}}\n\
+             spec: {{containers: [{{name: c, image: i}}]}}"
+        ))
+    }
+
+    #[test]
+    fn unknown_names_and_cycles_are_reported_and_not_waited_for() {
+        let pods = [named("a", "b"), named("b", "c"), named("c", "b, d"), named("e", "b,nope"), named("d", "")];
+        let order = resolve_order(&pods);
+        let of = |name: &str| {
+            let order = &order[&PodKey { namespace: "default".into(), name: format!("{name}-node-1") }];
+            (order.wait_for.iter().map(|key| key.name.as_str()).collect::<Vec<_>>(), order.problems.len())
+        };
+        assert_eq!(of("a"), (vec!["b-node-1"], 0));
+        assert_eq!(of("b"), (vec![], 1));
+        assert_eq!(of("c"), (vec!["d-node-1"], 1));
+        assert_eq!(of("e"), (vec!["b-node-1"], 1));
+        assert_eq!(of("d"), (vec![], 0));
+    }
+}

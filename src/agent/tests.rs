@@ -1,0 +1,380 @@
+//! The whole agent on the in-memory runtime, with time paused.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::runtime::fake::{FakeRuntime, Op, Program};
+use crate::runtime::{ContainerSpec, State};
+
+/// A host with an agent that can be stopped and started again.
+struct Host {
+    root: TempDir,
+    clock: Clock,
+    fake: FakeRuntime,
+    agent: Option<(CancellationToken, JoinHandle<Result<(), AgentError>>)>,
+    _ticker: JoinSet<()>,
+}
+
+impl Host {
+    fn new() -> Self {
+        let clock = Clock::fixed(jiff::Timestamp::now());
+        let fake = FakeRuntime::new(clock.clone());
+        for image in ["i:1", "i:2", "pause:1"] {
+            fake.add_image(image);
+        }
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(Layout::new(root.path()).manifests()).unwrap();
+        let mut ticker = JoinSet::new();
+        let moving = clock.clone();
+        ticker.spawn(async move {
+            loop {
+                sleep(Duration::from_millis(10)).await;
+                moving.advance(jiff::SignedDuration::from_millis(10));
+            }
+        });
+        Self { root, clock, fake, agent: None, _ticker: ticker }
+    }
+
+    async fn started() -> Self {
+        let mut host = Self::new();
+        host.start();
+        host
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::new(self.root.path())
+    }
+
+    fn start(&mut self) {
+        let mut options = Options::new(self.layout(), "node", "pause:1");
+        options.file_check_period = Duration::from_millis(100);
+        let shutdown = CancellationToken::new();
+        let agent = tokio::spawn(run(options, self.fake.clone(), self.clock.clone(), shutdown.clone()));
+        self.agent = Some((shutdown, agent));
+    }
+
+    async fn stop(&mut self) {
+        let (shutdown, agent) = self.agent.take().unwrap();
+        shutdown.cancel();
+        agent.await.unwrap().unwrap();
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.layout().manifests().join(format!("{name}.yaml")), text).unwrap();
+    }
+
+    fn delete(&self, name: &str) {
+        std::fs::remove_file(self.layout().manifests().join(format!("{name}.yaml"))).unwrap();
+    }
+
+    /// Names of running containers, without UID and attempt.
+    fn running(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.fake.running().iter().map(|name| short(name)).collect();
+        names.sort();
+        names
+    }
+
+    async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(900);
+        while !condition(self) {
+            assert!(Instant::now() < deadline, "{what}: {:#?}\n{:#?}", self.fake.changes(), self.fake.containers());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn until_running(&self, names: &[&str]) {
+        self.until(&format!("{names:?} run"), |host| host.running() == names).await;
+    }
+
+    async fn get(&self, path: &str) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::UnixStream::connect(self.layout().socket()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn status(&self) -> status::AgentStatus {
+        let answer = self.get("/status").await;
+        serde_json::from_str(&answer[answer.find('{').unwrap()..=answer.rfind('}').unwrap()]).unwrap()
+    }
+}
+
+/// `k8s_c_web-node_default_<uid>_0` → `c_web-node_default`.
+fn short(name: &str) -> String {
+    name.split('_').skip(1).take(3).collect::<Vec<_>>().join("_")
+}
+
+fn pod(name: &str, image: &str, more: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  {more}\nspec:\n  hostNetwork: true\n  \
+         containers: [{{name: c, image: '{image}'}}]\n"
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_starts_restarts_changes_and_goes() {
+    let host = Host::started().await;
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    let first = host.fake.running()[0].clone();
+    assert!(first.ends_with("_0"), "{first}");
+
+    host.fake.kill(&first, 137);
+    host.until("it is restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1"))).await;
+
+    host.write("web", &pod("web", "i:2", ""));
+    host.until("it is replaced", |host| {
+        host.fake.containers().iter().any(|c| c.image == "i:2" && matches!(c.state, State::Running { .. }))
+    })
+    .await;
+    host.until("the old ones are gone", |host| host.fake.containers().len() == 1).await;
+
+    host.delete("web");
+    host.until("it is gone", |host| host.fake.containers().is_empty()).await;
+    host.until("its directories are gone", |host| {
+        std::fs::read_dir(host.layout().pods()).unwrap().count() == 0
+    })
+    .await;
+    assert!(host.status().await.pods.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_agent_takes_over_what_is_right() {
+    let mut host = Host::started().await;
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    host.until("the manifest is kept", |host| host.fake.count(Op::Start) == 1).await;
+    sleep(Duration::from_secs(1)).await;
+    host.stop().await;
+    assert_eq!(host.running(), ["c_web-node_default"], "containers outlive the agent");
+    host.fake.forget_calls();
+    host.start();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(host.fake.changes(), Vec::<String>::new());
+    assert_eq!(host.running(), ["c_web-node_default"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changed_while_the_agent_was_away_never_overlaps_and_gets_its_grace() {
+    let mut host = Host::new();
+    host.fake.set_program("i:1", Program::default().stops_after(Duration::from_secs(5), 0));
+    host.start();
+    host.write("web", &pod("web", "i:1", ""));
+    host.write("gone", &pod("gone", "i:1", ""));
+    host.until_running(&["c_gone-node_default", "c_web-node_default"]).await;
+    host.stop().await;
+    host.write("web", &pod("web", "i:2", ""));
+    host.delete("gone");
+    host.start();
+    host.until("both are stopped by SIGTERM, and the new one runs", |host| {
+        let images: Vec<_> = host.fake.containers().iter().map(|c| c.image.clone()).collect();
+        assert!(host.running().iter().filter(|name| name.contains("web")).count() <= 1);
+        images == ["i:2"] && host.running() == ["c_web-node_default"]
+    })
+    .await;
+    assert!(!host.fake.changes().iter().any(|change| change.starts_with("kill")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_breaks_keeps_its_pod_even_over_a_restart() {
+    let mut host = Host::started().await;
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    sleep(Duration::from_secs(1)).await;
+    host.write("web", "kind: [");
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(host.running(), ["c_web-node_default"]);
+    host.stop().await;
+    host.start();
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(host.running(), ["c_web-node_default"]);
+    let status = host.status().await;
+    assert!(status.sources[0].rejected[0].reason.contains("last good"), "{status:#?}");
+    let id = host.fake.running()[0].clone();
+    host.fake.kill(&id, 1);
+    host.until("it is even restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1"))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_directory_keeps_its_pods_and_an_empty_one_stops_them() {
+    let mut host = Host::started().await;
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    sleep(Duration::from_secs(1)).await;
+    std::fs::remove_dir_all(host.layout().manifests()).unwrap();
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(host.running(), ["c_web-node_default"]);
+    assert!(host.status().await.sources[0].problem.is_some());
+    host.stop().await;
+    host.start();
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(host.running(), ["c_web-node_default"]);
+    std::fs::create_dir(host.layout().manifests()).unwrap();
+    host.until("it is stopped", |host| host.fake.containers().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_events_are_made_up_for() {
+    let host = Host::started().await;
+    host.fake.lose_events(true);
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    let first = host.fake.running()[0].clone();
+    host.fake.kill(&first, 1);
+    host.until("it is restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1"))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_was_away_finds_only_the_dead_restarted() {
+    let host = Host::started().await;
+    host.write("a", &pod("a", "i:1", ""));
+    host.write("b", &pod("b", "i:1", ""));
+    host.until_running(&["c_a-node_default", "c_b-node_default"]).await;
+    sleep(Duration::from_secs(1)).await;
+    let names = host.fake.running();
+    let dead = names.iter().find(|name| name.contains("_a-")).unwrap();
+    host.fake.forget_calls();
+    host.fake.go_away();
+    sleep(Duration::from_secs(60)).await;
+    let status = host.status().await;
+    assert!(status.problem.as_deref().is_some_and(|problem| problem.contains("does not answer")), "{status:#?}");
+    host.fake.come_back();
+    host.fake.kill(dead, 1);
+    host.until("both run", |host| host.fake.running().len() == 2).await;
+    sleep(Duration::from_secs(30)).await;
+    assert!(host.fake.changes().iter().all(|change| change.contains("_a-node_")), "{:?}", host.fake.changes());
+    assert_eq!(host.status().await.problem, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_container_is_never_touched() {
+    let host = Host::started().await;
+    let labels = [(labels::AGENT, "0000000000000000"), (labels::POD_NAME, "web-node"), (labels::POD_NAMESPACE, "default")];
+    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let spec = ContainerSpec { name: "foreign".into(), image: "i:1".into(), labels, ..ContainerSpec::default() };
+    let foreign = host.fake.create(&spec).await.unwrap();
+    host.fake.start(&foreign).await.unwrap();
+    host.write("web", &pod("web", "i:1", ""));
+    host.until("ours runs too", |host| host.running().len() == 2).await;
+    host.delete("web");
+    host.until("ours is gone", |host| host.fake.containers().len() == 1).await;
+    assert!(matches!(host.fake.container(&foreign).unwrap().state, State::Running { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_stop_of_one_pod_holds_up_no_other_and_the_newest_spec_wins() {
+    let host = Host::started().await;
+    host.fake.set_program("i:1", Program::default().stops_after(Duration::from_secs(20), 0));
+    host.write("slow", &pod("slow", "i:1", ""));
+    host.until_running(&["c_slow-node_default"]).await;
+    host.write("slow", &pod("slow", "i:2", "labels: {v: one}"));
+    sleep(Duration::from_secs(2)).await;
+    host.write("slow", &pod("slow", "i:2", "labels: {v: two}"));
+    let before = Instant::now();
+    host.write("fast", &pod("fast", "i:2", ""));
+    host.until("the other starts", |host| host.running().contains(&"c_fast-node_default".to_owned())).await;
+    assert!(before.elapsed() < Duration::from_secs(2));
+    host.until("the slow one is replaced", |host| {
+        host.fake.containers().iter().all(|c| c.image == "i:2") && host.running().len() == 2
+    })
+    .await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(host.fake.count(Op::Create), 3, "the version in between was never made");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_waits_for_the_one_it_names() {
+    let host = Host::started().await;
+    host.fake.set_program("i:1", Program::default().answers_exec(1, "not yet"));
+    let etcd = pod("etcd", "i:1", "").replace("image: 'i:1'", "image: 'i:1', readinessProbe: {initialDelaySeconds: 30, exec: {command: [ready]}}");
+    host.write("a-server", &pod("server", "i:2", "annotations: {plinth.dev/after: etcd}"));
+    host.write("etcd", &etcd);
+    host.until_running(&["c_etcd-node_default"]).await;
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(host.running(), ["c_etcd-node_default"]);
+    let status = host.status().await;
+    let message = status.pods.iter().find(|pod| pod.name == "server-node").unwrap().message.clone().unwrap();
+    assert!(message.contains("waits for etcd-node") && message.contains("not yet"), "{message}");
+    host.fake.set_program("i:1", Program::default().answers_exec(0, ""));
+    let before = Instant::now();
+    host.until_running(&["c_etcd-node_default", "c_server-node_default"]).await;
+    assert!(before.elapsed() < Duration::from_millis(100), "the delay of the probe does not count");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_image_is_pulled_and_trouble_with_it_is_told() {
+    let host = Host::started().await;
+    host.write("web", &pod("web", "j:1", ""));
+    host.until("a pull is tried", |host| host.fake.count(Op::Pull) > 0).await;
+    sleep(Duration::from_secs(1)).await;
+    let status = host.status().await;
+    assert!(status.pods[0].message.as_deref().unwrap().contains("j:1"), "{status:#?}");
+    assert_eq!(status.pods[0].containers[0].reason, "ErrImagePull");
+    let before = Instant::now();
+    host.fake.add_image("j:1");
+    host.until_running(&["c_web-node_default"]).await;
+    assert!(before.elapsed() < Duration::from_secs(7), "an image brought by hand is found before the next pull");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_with_a_sandbox_is_rebuilt_when_the_sandbox_dies() {
+    let host = Host::started().await;
+    let two = "apiVersion: v1\nkind: Pod\nmetadata: {name: two}\nspec:\n  containers: [{name: a, image: 'i:1'}, {name: b, image: 'i:2'}]\n";
+    host.write("two", two);
+    host.until_running(&["POD_two-node_default", "a_two-node_default", "b_two-node_default"]).await;
+    let sandbox = host.fake.running().into_iter().find(|name| name.contains("POD")).unwrap();
+    let spec = host.fake.running().into_iter().find_map(|name| host.fake.spec(&name).filter(|s| s.image == "i:1")).unwrap();
+    assert!(spec.network.starts_with("container:"));
+    host.fake.kill(&sandbox, 137);
+    host.until("all are new", |host| {
+        host.fake.running().len() == 3 && host.fake.running().iter().all(|name| name.ends_with("_1"))
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_socket_shows_everything() {
+    let host = Host::started().await;
+    host.write("web", &pod("web", "i:1", ""));
+    host.write("bad", "kind: Deployment\napiVersion: apps/v1\n");
+    host.until_running(&["c_web-node_default"]).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(host.get("/healthz").await.ends_with("ok"));
+    let pods = host.get("/pods").await;
+    assert!(pods.contains(r#""kind":"PodList""#) && pods.contains(r#""phase":"Running""#), "{pods}");
+    assert!(host.get("/metrics").await.contains("plinth_agent_pods 1"));
+    let status = host.status().await;
+    assert_eq!(status.pods[0].name, "web-node");
+    assert!(status.pods[0].ready);
+    assert_eq!(status.pods[0].message, None);
+    assert!(status.sources[0].rejected[0].reason.contains("Deployment"));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(host.layout().socket()).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_agent_is_refused_and_names_the_first() {
+    let host = Host::started().await;
+    sleep(Duration::from_secs(1)).await;
+    let options = Options::new(host.layout(), "node", "pause:1");
+    let error = run(options, host.fake.clone(), host.clock.clone(), CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("another agent runs already (pid {})", std::process::id()));
+}
+
+#[test]
+fn the_agents_id_is_made_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent-id");
+    let id = agent_id(&path).unwrap();
+    assert_eq!(id.len(), 16);
+    assert_eq!(agent_id(&path).unwrap(), id);
+    std::fs::write(&path, "").unwrap();
+    assert!(agent_id(Path::new(&path)).is_err(), "an empty id would make foreign containers ours");
+}

@@ -1,0 +1,528 @@
+//! A container of a pod in the runtime's terms. Pure; the mapping is cri-dockerd's, so that what ran under a kubelet
+//! on Docker runs the same here.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::{Container, EnvVarSource, PodSecurityContext, SecurityContext};
+
+use super::pod::StaticPod;
+use super::quantity;
+use super::step::{GRACE_LABEL, SANDBOX};
+use crate::runtime::{ContainerSpec, Dns, Mount, PortBinding, Propagation, Resources, labels};
+
+/// Log rotation: bytes per file (kubelet: `containerLogMaxSize`, 10Mi).
+const LOG_MAX_SIZE: u64 = 10 << 20;
+/// Log rotation: files (kubelet: `containerLogMaxFiles`).
+const LOG_MAX_FILES: u32 = 5;
+/// Microseconds (kubelet: `cpuCFSQuotaPeriod`, 100 ms).
+const CPU_PERIOD: i64 = 100_000;
+/// Weights the kernel takes.
+const CPU_SHARES: std::ops::RangeInclusive<i64> = 2..=262_144;
+
+/// Facts about the node that containers may ask for or that limit them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Name of the node.
+    pub name: String,
+    /// Its address, for `status.hostIP` and probes on the host's network.
+    pub address: IpAddr,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Number of CPUs.
+    pub cpus: u64,
+    /// The host's resolv.conf.
+    pub dns: Dns,
+    /// Whether an `oom_score_adj` below the present one may be set (`CAP_SYS_RESOURCE`); without it runc fails, so
+    /// negative ones are left out.
+    pub may_protect_from_oom: bool,
+}
+
+/// Everything besides the pod that a container is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// Value of [`labels::AGENT`].
+    pub agent_id: &'a str,
+    /// The node.
+    pub node: &'a Node,
+    /// Id of the pod's sandbox, when it has one.
+    pub sandbox: Option<&'a str>,
+    /// The pod's address; the node's on the host's network.
+    pub pod_ip: Option<IpAddr>,
+    /// Volumes on the host, by name.
+    pub volumes: &'a BTreeMap<String, PathBuf>,
+    /// User of the image; `None` when nobody asked.
+    pub image_user: Option<&'a str>,
+}
+
+/// A container that cannot be made as its pod wants it; the kubelet's `CreateContainerConfigError`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TranslateError {
+    /// `runAsNonRoot`, but it would be root.
+    #[error("runAsNonRoot is set, but the container would run as {0}")]
+    Root(String),
+    /// `runAsGroup` without a user.
+    #[error("runAsGroup is set without runAsUser")]
+    GroupWithoutUser,
+    /// A field or resource reference to something that does not exist.
+    #[error("env {variable}: `{reference}` is not known")]
+    Reference {
+        /// Name of the variable.
+        variable: String,
+        /// What it refers to.
+        reference: String,
+    },
+    /// An address in `hostAliases` or `hostIP` that is none.
+    #[error("`{0}` is not an IP address")]
+    Address(String),
+}
+
+/// Name of a container on the host.
+pub fn container_name(pod: &StaticPod, container: &str, attempt: u32) -> String {
+    format!("k8s_{container}_{}_{}_{}_{attempt}", pod.key.name, pod.key.namespace, pod.uid)
+}
+
+/// Whether the user of the image has to be known to translate this container.
+pub fn needs_image_user(pod: &StaticPod, container: &Container) -> bool {
+    let security = Security::of(pod, container);
+    security.non_root && security.user.is_none()
+}
+
+/// Whether the pod loses protection from the OOM killer on a node that may not give it.
+pub fn wants_oom_protection(pod: &StaticPod, node: &Node) -> bool {
+    pod.needs_sandbox() || pod.all_containers().any(|container| oom_score(pod, container, node) < 0)
+}
+
+/// The container `container` of `pod`.
+pub fn container(
+    pod: &StaticPod,
+    container: &Container,
+    attempt: u32,
+    context: &Context<'_>,
+) -> Result<ContainerSpec, TranslateError> {
+    let env = environment(pod, container, context)?;
+    let expand = |texts: &Option<Vec<String>>| texts.iter().flatten().map(|text| expand(text, &env)).collect();
+    let mut spec = ContainerSpec {
+        name: container_name(pod, &container.name, attempt),
+        image: container.image.clone().unwrap_or_default(),
+        entrypoint: expand(&container.command),
+        command: expand(&container.args),
+        env: env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        working_dir: container.working_dir.clone().filter(|path| !path.is_empty()),
+        labels: self::labels(pod, &container.name, attempt, context),
+        mounts: mounts(container, context.volumes),
+        resources: resources(container),
+        oom_score_adj: allowed(oom_score(pod, container, context.node), context.node),
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        tty: container.tty == Some(true),
+        log_max_size: LOG_MAX_SIZE,
+        log_max_files: LOG_MAX_FILES,
+        ..ContainerSpec::default()
+    };
+    Security::of(pod, container).apply(&mut spec, context.image_user)?;
+    match context.sandbox {
+        Some(sandbox) => {
+            let joined = format!("container:{sandbox}");
+            if pod.spec.share_process_namespace == Some(true) {
+                spec.pid.clone_from(&joined);
+            }
+            spec.ipc.clone_from(&joined);
+            spec.network = joined;
+        }
+        None => own_namespaces(pod, context.node, &mut spec)?,
+    }
+    if pod.host_network() {
+        "host".clone_into(&mut spec.uts);
+    }
+    if pod.spec.host_pid == Some(true) {
+        "host".clone_into(&mut spec.pid);
+    }
+    Ok(spec)
+}
+
+/// The sandbox of `pod`: a pause container that holds what its containers share.
+pub fn sandbox(
+    pod: &StaticPod,
+    image: &str,
+    attempt: u32,
+    context: &Context<'_>,
+) -> Result<ContainerSpec, TranslateError> {
+    let mut spec = ContainerSpec {
+        name: container_name(pod, SANDBOX, attempt),
+        image: image.to_owned(),
+        labels: self::labels(pod, SANDBOX, attempt, context),
+        resources: Resources { cpu_shares: *CPU_SHARES.start(), ..Resources::default() },
+        oom_score_adj: allowed(-998, context.node),
+        log_max_size: LOG_MAX_SIZE,
+        log_max_files: LOG_MAX_FILES,
+        ..ContainerSpec::default()
+    };
+    "shareable".clone_into(&mut spec.ipc);
+    own_namespaces(pod, context.node, &mut spec)?;
+    if pod.spec.host_pid == Some(true) {
+        "host".clone_into(&mut spec.pid);
+    }
+    if !pod.host_network() {
+        spec.hostname = hostname(pod);
+        for port in pod.all_containers().flat_map(|container| container.ports.iter().flatten()) {
+            let number = |port: i32| u16::try_from(port).ok().filter(|port| *port != 0);
+            let (Some(container_port), Some(host_port)) =
+                (number(port.container_port), port.host_port.and_then(number))
+            else {
+                continue;
+            };
+            let host_ip = port.host_ip.as_deref().filter(|ip| !ip.is_empty()).map(address).transpose()?;
+            let protocol = port.protocol.as_deref().unwrap_or("TCP").to_lowercase();
+            spec.ports.push(PortBinding { container_port, protocol, host_ip, host_port });
+        }
+    }
+    Ok(spec)
+}
+
+/// What belongs to the container that owns the pod's namespaces: the sandbox, or the only container there is.
+fn own_namespaces(pod: &StaticPod, node: &Node, spec: &mut ContainerSpec) -> Result<(), TranslateError> {
+    spec.network = if pod.host_network() { "host" } else { "default" }.to_owned();
+    if pod.spec.host_ipc == Some(true) {
+        "host".clone_into(&mut spec.ipc);
+    }
+    spec.dns = dns(pod, &node.dns);
+    for alias in pod.spec.host_aliases.iter().flatten() {
+        let ip = address(&alias.ip)?;
+        spec.extra_hosts.extend(alias.hostnames.iter().flatten().map(|name| format!("{name}:{ip}")));
+    }
+    let sysctls = pod.spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
+    spec.sysctls =
+        sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone())).collect();
+    Ok(())
+}
+
+fn address(text: &str) -> Result<IpAddr, TranslateError> {
+    text.parse().map_err(|_| TranslateError::Address(text.to_owned()))
+}
+
+fn labels(pod: &StaticPod, container: &str, attempt: u32, context: &Context<'_>) -> BTreeMap<String, String> {
+    [
+        (labels::AGENT, context.agent_id.to_owned()),
+        (labels::SPEC_HASH, pod.hash.clone()),
+        (labels::RESTART_COUNT, attempt.to_string()),
+        (labels::POD_NAME, pod.key.name.clone()),
+        (labels::POD_NAMESPACE, pod.key.namespace.clone()),
+        (labels::POD_UID, pod.uid.clone()),
+        (labels::CONTAINER_NAME, container.to_owned()),
+        (GRACE_LABEL, pod.grace().as_secs().to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+/// `spec.hostname` or the pod's name, at most 63 bytes, not ending in `-` or `.`.
+fn hostname(pod: &StaticPod) -> String {
+    let name = pod.spec.hostname.as_deref().filter(|name| !name.is_empty()).unwrap_or(&pod.key.name);
+    let cut: String = name.chars().take(63).collect();
+    cut.trim_end_matches(['-', '.']).to_owned()
+}
+
+/// The resolv.conf of the pod, or `None` where the runtime's own (a copy of the host's) is right. There is no cluster
+/// DNS for static pods, so `ClusterFirst` is `Default`, as for a kubelet without `clusterDNS`.
+fn dns(pod: &StaticPod, host: &Dns) -> Option<Dns> {
+    let own = pod.spec.dns_policy.as_deref() == Some("None");
+    let config = pod.spec.dns_config.as_ref();
+    if !own && config.is_none() {
+        return None;
+    }
+    let mut dns = if own { Dns::default() } else { host.clone() };
+    let Some(config) = config else { return Some(dns) };
+    let add = |list: &mut Vec<String>, more: &Option<Vec<String>>| {
+        for item in more.iter().flatten() {
+            if !list.contains(item) {
+                list.push(item.clone());
+            }
+        }
+    };
+    add(&mut dns.servers, &config.nameservers);
+    add(&mut dns.searches, &config.searches);
+    for option in config.options.iter().flatten() {
+        let Some(name) = &option.name else { continue };
+        dns.options.retain(|present| present.split(':').next() != Some(name));
+        dns.options.push(option.value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}:{value}")));
+    }
+    // glibc's limits, which the kubelet applies too.
+    dns.servers.truncate(3);
+    dns.searches.truncate(32);
+    Some(dns)
+}
+
+fn mounts(container: &Container, volumes: &BTreeMap<String, PathBuf>) -> Vec<Mount> {
+    container
+        .volume_mounts
+        .iter()
+        .flatten()
+        .filter_map(|mount| {
+            let target = &mount.mount_path;
+            Some(Mount {
+                source: volumes.get(&mount.name)?.clone(),
+                // The kubelet takes a relative mountPath from the root.
+                target: if target.starts_with('/') { target.clone() } else { format!("/{target}") },
+                read_only: mount.read_only == Some(true),
+                propagation: match mount.mount_propagation.as_deref() {
+                    Some("HostToContainer") => Propagation::HostToContainer,
+                    Some("Bidirectional") => Propagation::Bidirectional,
+                    _ => Propagation::Private,
+                },
+            })
+        })
+        .collect()
+}
+
+fn quantity(container: &Container, requests: bool, name: &str) -> Option<String> {
+    let resources = container.resources.as_ref()?;
+    let map = if requests { &resources.requests } else { &resources.limits };
+    map.as_ref()?.get(name).map(|quantity| quantity.0.clone())
+}
+
+fn milli(container: &Container, requests: bool, name: &str) -> i64 {
+    quantity(container, requests, name).and_then(|text| quantity::milli(&text)).unwrap_or(0)
+}
+
+fn whole(container: &Container, requests: bool, name: &str) -> i64 {
+    quantity(container, requests, name).and_then(|text| quantity::bytes(&text)).unwrap_or(0)
+}
+
+fn resources(container: &Container) -> Resources {
+    let shares = milli(container, true, "cpu").saturating_mul(1024) / 1000;
+    let limit = milli(container, false, "cpu");
+    // 1000 is the kernel's smallest quota.
+    let quota = if limit > 0 { (limit.saturating_mul(CPU_PERIOD) / 1000).max(1000) } else { 0 };
+    Resources {
+        cpu_shares: shares.clamp(*CPU_SHARES.start(), *CPU_SHARES.end()),
+        cpu_quota: quota,
+        cpu_period: if quota > 0 { CPU_PERIOD } else { 0 },
+        memory: whole(container, false, "memory"),
+    }
+}
+
+/// Quality of service of a pod, as `status.qosClass` names it.
+pub fn qos_class(pod: &StaticPod) -> &'static str {
+    let names = ["cpu", "memory"];
+    let guaranteed = |container: &Container| {
+        names.iter().all(|name| {
+            let limit = milli(container, false, name);
+            limit > 0 && limit == milli(container, true, name)
+        })
+    };
+    let none = |container: &Container| {
+        names.iter().all(|name| milli(container, false, name) == 0 && milli(container, true, name) == 0)
+    };
+    if pod.all_containers().all(none) {
+        "BestEffort"
+    } else if pod.all_containers().all(guaranteed) {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
+}
+
+/// kubelet: `pkg/kubelet/qos/policy.go`. Being static alone does not protect a pod; its class does.
+fn oom_score(pod: &StaticPod, container: &Container, node: &Node) -> i64 {
+    if pod.spec.priority_class_name.as_deref() == Some("system-node-critical") {
+        return -997;
+    }
+    match qos_class(pod) {
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => {
+            let capacity = i128::from(node.memory.max(1));
+            let share = i128::from(whole(container, true, "memory")) * 1000 / capacity;
+            i64::try_from(1000 - share).unwrap_or(0).clamp(3, 999)
+        }
+    }
+}
+
+fn allowed(score: i64, node: &Node) -> Option<i64> {
+    (score >= 0 || node.may_protect_from_oom).then_some(score)
+}
+
+/// Security settings of a container, its own before its pod's.
+struct Security<'a> {
+    own: Option<&'a SecurityContext>,
+    pod: Option<&'a PodSecurityContext>,
+    user: Option<i64>,
+    group: Option<i64>,
+    non_root: bool,
+}
+
+impl<'a> Security<'a> {
+    fn of(pod: &'a StaticPod, container: &'a Container) -> Self {
+        let own = container.security_context.as_ref();
+        let pod = pod.spec.security_context.as_ref();
+        Self {
+            own,
+            pod,
+            user: own.and_then(|c| c.run_as_user).or_else(|| pod.and_then(|c| c.run_as_user)),
+            group: own.and_then(|c| c.run_as_group).or_else(|| pod.and_then(|c| c.run_as_group)),
+            non_root: own.and_then(|c| c.run_as_non_root).or_else(|| pod.and_then(|c| c.run_as_non_root)) == Some(true),
+        }
+    }
+
+    fn apply(&self, spec: &mut ContainerSpec, image_user: Option<&str>) -> Result<(), TranslateError> {
+        spec.user = match (self.user, self.group) {
+            (Some(user), Some(group)) => Some(format!("{user}:{group}")),
+            (Some(user), None) => Some(user.to_string()),
+            (None, Some(_)) => return Err(TranslateError::GroupWithoutUser),
+            (None, None) => None,
+        };
+        if self.non_root {
+            let user = self.user.map(|user| user.to_string());
+            let user = user.or_else(|| image_user.map(|user| user.split(':').next().unwrap_or(user).to_owned()));
+            let user = user.unwrap_or_default();
+            if !user.parse::<u64>().is_ok_and(|user| user > 0) {
+                let shown = if user.is_empty() { "root".to_owned() } else { format!("user `{user}`") };
+                return Err(TranslateError::Root(shown));
+            }
+        }
+        if let Some(pod) = self.pod {
+            let groups = pod.supplemental_groups.iter().flatten().chain(&pod.fs_group);
+            spec.groups = groups.map(ToString::to_string).collect();
+        }
+        if let Some(own) = self.own {
+            spec.privileged = own.privileged == Some(true);
+            spec.read_only = own.read_only_root_filesystem == Some(true);
+            if let Some(capabilities) = &own.capabilities {
+                spec.capabilities_add = capabilities.add.clone().unwrap_or_default();
+                spec.capabilities_drop = capabilities.drop.clone().unwrap_or_default();
+            }
+            if own.allow_privilege_escalation == Some(false) {
+                spec.security_options.push("no-new-privileges".to_owned());
+            }
+        }
+        let seccomp = self.own.and_then(|c| c.seccomp_profile.as_ref());
+        let seccomp = seccomp.or_else(|| self.pod.and_then(|c| c.seccomp_profile.as_ref()));
+        // The engine's default profile is RuntimeDefault; without a profile the kubelet's default is none at all.
+        if seccomp.is_none_or(|profile| profile.type_ == "Unconfined") {
+            spec.security_options.push("seccomp=unconfined".to_owned());
+        }
+        let apparmor = self.own.and_then(|c| c.app_armor_profile.as_ref());
+        if let Some(profile) = apparmor.or_else(|| self.pod.and_then(|c| c.app_armor_profile.as_ref())) {
+            match (profile.type_.as_str(), &profile.localhost_profile) {
+                ("Unconfined", _) => spec.security_options.push("apparmor=unconfined".to_owned()),
+                ("Localhost", Some(name)) => spec.security_options.push(format!("apparmor={name}")),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+type Environment = Vec<(String, String)>;
+
+fn environment(
+    pod: &StaticPod,
+    container: &Container,
+    context: &Context<'_>,
+) -> Result<Environment, TranslateError> {
+    let mut env = Environment::new();
+    for variable in container.env.iter().flatten() {
+        let value = match (&variable.value, &variable.value_from) {
+            (_, Some(from)) => {
+                let unknown = |reference| TranslateError::Reference { variable: variable.name.clone(), reference };
+                reference(pod, container, from, context).map_err(unknown)?
+            }
+            (value, None) => expand(value.as_deref().unwrap_or_default(), &env),
+        };
+        match env.iter_mut().find(|(name, _)| *name == variable.name) {
+            Some((_, present)) => *present = value,
+            None => env.push((variable.name.clone(), value)),
+        }
+    }
+    Ok(env)
+}
+
+/// The value of a `fieldRef` or `resourceFieldRef`, or the reference if there is no such thing.
+fn reference(
+    pod: &StaticPod,
+    container: &Container,
+    from: &EnvVarSource,
+    context: &Context<'_>,
+) -> Result<String, String> {
+    if let Some(field) = &from.field_ref {
+        let path = field.field_path.as_str();
+        let keyed = |map: &Option<BTreeMap<String, String>>, name: &str| {
+            let key = path.strip_prefix(name)?.strip_prefix("['")?.strip_suffix("']")?;
+            Some(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default())
+        };
+        return match path {
+            "metadata.name" => Some(pod.key.name.clone()),
+            "metadata.namespace" => Some(pod.key.namespace.clone()),
+            "metadata.uid" => Some(pod.uid.clone()),
+            "spec.nodeName" => Some(context.node.name.clone()),
+            "spec.serviceAccountName" => Some(String::new()),
+            "status.hostIP" | "status.hostIPs" => Some(context.node.address.to_string()),
+            "status.podIP" | "status.podIPs" => {
+                Some(context.pod_ip.map(|address| address.to_string()).unwrap_or_default())
+            }
+            _ => keyed(&pod.metadata.labels, "metadata.labels")
+                .or_else(|| keyed(&pod.metadata.annotations, "metadata.annotations")),
+        }
+        .ok_or_else(|| path.to_owned());
+    }
+    if let Some(resource) = &from.resource_field_ref {
+        let unknown = || resource.resource.clone();
+        let of = match resource.container_name.as_deref().filter(|name| !name.is_empty()) {
+            Some(name) => pod.container(name).ok_or_else(unknown)?,
+            None => container,
+        };
+        let (list, name) = resource.resource.split_once('.').ok_or_else(unknown)?;
+        let requests = match list {
+            "requests" => true,
+            "limits" => false,
+            _ => return Err(unknown()),
+        };
+        let value = match milli(of, requests, name) {
+            0 if requests => 0,
+            0 => match name {
+                "cpu" => i64::try_from(context.node.cpus).unwrap_or(i64::MAX).saturating_mul(1000),
+                "memory" => i64::try_from(context.node.memory).unwrap_or(i64::MAX).saturating_mul(1000),
+                _ => return Err(unknown()),
+            },
+            value => value,
+        };
+        let divisor = resource.divisor.as_ref().and_then(|divisor| quantity::milli(&divisor.0)).filter(|d| *d > 0);
+        let divisor = divisor.unwrap_or(1000);
+        return Ok((value / divisor + i64::from(value % divisor != 0)).to_string());
+    }
+    Ok(String::new())
+}
+
+/// `$(NAME)` → its value, `$$` → `$`; names that are not known stay as they are (`expansion.Expand` of the API).
+fn expand(text: &str, env: &Environment) -> String {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        expanded.push_str(&rest[..at]);
+        let tail = &rest[at + 1..];
+        if let Some(after) = tail.strip_prefix('$') {
+            expanded.push('$');
+            rest = after;
+        } else if let Some((name, after)) = tail.strip_prefix('(').and_then(|tail| tail.split_once(')')) {
+            match env.iter().find(|(known, _)| known == name) {
+                Some((_, value)) => expanded.push_str(value),
+                None => {
+                    expanded.push_str("$(");
+                    expanded.push_str(name);
+                    expanded.push(')');
+                }
+            }
+            rest = after;
+        } else {
+            expanded.push('$');
+            rest = tail;
+        }
+    }
+    expanded.push_str(rest);
+    expanded
+}
+
+#[cfg(test)]
+mod tests;

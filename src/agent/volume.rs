@@ -1,0 +1,263 @@
+//! Volumes on the host: what has to exist before a container can be created.
+//!
+//! # Guarantees
+//! - Preparing is idempotent and done before every creation, so that a tmpfs lost at a boot is there again.
+//! - What is made outside our own state directory is recorded in the [`Ledger`] before it is made.
+//! - Rules and modes are the kubelet's (`pkg/volume/hostpath`, `pkg/volume/emptydir`).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource};
+use nix::mount::{MntFlags, MsFlags};
+
+use super::pod::StaticPod;
+use super::{Ledger, quantity};
+use crate::fsx::{self, FsError};
+
+/// A volume that cannot be prepared. The container waits and it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// The host path is missing or of another type than asked for.
+    #[error("volume `{volume}`: hostPath `{}` is not a {wanted}", path.display())]
+    WrongType {
+        /// Name of the volume.
+        volume: String,
+        /// The host path.
+        path: PathBuf,
+        /// What the manifest asks for.
+        wanted: &'static str,
+    },
+    /// The host refused.
+    #[error("volume `{volume}`: {source}")]
+    Files {
+        /// Name of the volume.
+        volume: String,
+        /// What was refused.
+        #[source]
+        source: FsError,
+    },
+    /// The creation could not be recorded, so nothing was made.
+    #[error("volume `{volume}`: cannot record that `{}` is made: {reason}", path.display())]
+    Ledger {
+        /// Name of the volume.
+        volume: String,
+        /// What was to be made.
+        path: PathBuf,
+        /// What the ledger says.
+        reason: String,
+    },
+}
+
+/// Prepares the volumes that `container` mounts (others are left alone) and returns where they are, by name.
+pub fn prepare(
+    pod: &StaticPod,
+    container: &Container,
+    pods: &Path,
+    ledger: &dyn Ledger,
+) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
+    let mut found = BTreeMap::new();
+    for volume in pod.spec.volumes.iter().flatten() {
+        if !container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name) {
+            continue;
+        }
+        let path = if let Some(host_path) = &volume.host_path {
+            host(&volume.name, host_path, ledger)?
+        } else if let Some(empty_dir) = &volume.empty_dir {
+            let fs_group = pod.spec.security_context.as_ref().and_then(|context| context.fs_group);
+            let path = empty_dir_path(pods, &pod.uid, &volume.name);
+            empty(&path, empty_dir, fs_group)
+                .map_err(|source| VolumeError::Files { volume: volume.name.clone(), source })?;
+            path
+        } else {
+            continue;
+        };
+        found.insert(volume.name.clone(), path);
+    }
+    Ok(found)
+}
+
+/// Unmounts and removes the directory of the pod `uid`.
+pub fn discard(pods: &Path, uid: &str) -> Result<(), FsError> {
+    let directory = pods.join(uid);
+    let volumes = directory.join("volumes/kubernetes.io~empty-dir");
+    for entry in fs::read_dir(&volumes).into_iter().flatten().flatten() {
+        if is_mount(&entry.path()) {
+            nix::mount::umount2(&entry.path(), MntFlags::MNT_DETACH)
+                .map_err(|error| FsError::of("unmount", &entry.path())(error.into()))?;
+        }
+    }
+    fsx::remove_tree(&directory)?;
+    Ok(())
+}
+
+fn empty_dir_path(pods: &Path, uid: &str, volume: &str) -> PathBuf {
+    pods.join(uid).join("volumes/kubernetes.io~empty-dir").join(volume)
+}
+
+fn host(volume: &str, source: &HostPathVolumeSource, ledger: &dyn Ledger) -> Result<PathBuf, VolumeError> {
+    let path = PathBuf::from(&source.path);
+    let files = |source: FsError| VolumeError::Files { volume: volume.to_owned(), source };
+    let record = |path: &Path| {
+        ledger.record_path(path).map_err(|error| VolumeError::Ledger {
+            volume: volume.to_owned(),
+            path: path.to_path_buf(),
+            reason: error.to_string(),
+        })
+    };
+    let kind = source.type_.as_deref().unwrap_or_default();
+    let present = fs::metadata(&path).ok();
+    match kind {
+        // Without a type the runtime would make the directory; then nobody would know that it is ours.
+        "" | "DirectoryOrCreate" if present.is_none() => {
+            for directory in fsx::missing_directories(&path) {
+                record(&directory)?;
+            }
+            fsx::create_directories(&path, 0o755).map_err(files)?;
+        }
+        "FileOrCreate" if present.is_none() => {
+            record(&path)?;
+            fsx::open_append(&path, 0o644).map_err(files)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
+                .map_err(|error| files(FsError::of("set the mode of", &path)(error)))?;
+        }
+        _ => {
+            let is = |test: fn(&fs::FileType) -> bool| present.as_ref().is_some_and(|meta| test(&meta.file_type()));
+            let (holds, wanted) = match kind {
+                "Directory" | "DirectoryOrCreate" => (is(fs::FileType::is_dir), "directory"),
+                "File" | "FileOrCreate" => (is(fs::FileType::is_file), "file"),
+                "Socket" => (is(fs::FileType::is_socket), "socket"),
+                "CharDevice" => (is(fs::FileType::is_char_device), "character device"),
+                "BlockDevice" => (is(fs::FileType::is_block_device), "block device"),
+                _ => (true, ""),
+            };
+            if !holds {
+                return Err(VolumeError::WrongType { volume: volume.to_owned(), path, wanted });
+            }
+        }
+    }
+    Ok(path)
+}
+
+fn empty(path: &Path, source: &EmptyDirVolumeSource, fs_group: Option<i64>) -> Result<(), FsError> {
+    fsx::create_directories(path, 0o750)?;
+    let memory = source.medium.as_deref() == Some("Memory");
+    if memory && !is_mount(path) {
+        let size = source.size_limit.as_ref().and_then(|limit| quantity::bytes(&limit.0));
+        let options = size.map_or_else(String::new, |bytes| format!("size={bytes}"));
+        nix::mount::mount(
+            Some("tmpfs"),
+            path,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            (!options.is_empty()).then_some(options.as_str()),
+        )
+        .map_err(|error| FsError::of("mount a tmpfs on", path)(error.into()))?;
+    }
+    let group = fs_group.and_then(|group| u32::try_from(group).ok());
+    if let Some(group) = group {
+        std::os::unix::fs::chown(path, None, Some(group)).map_err(FsError::of("set the group of", path))?;
+    }
+    let mode = match (group, memory) {
+        (Some(_), _) => 0o2777,
+        (None, true) => 0o1777,
+        (None, false) => 0o777,
+    };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(FsError::of("set the mode of", path))
+}
+
+fn is_mount(path: &Path) -> bool {
+    let device = |path: &Path| -> io::Result<u64> { Ok(fs::metadata(path)?.dev()) };
+    match (device(path), path.parent().map(device)) {
+        (Ok(own), Some(Ok(parent))) => own != parent,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::agent::pod::tests::pod;
+
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<PathBuf>>);
+
+    impl Ledger for Recorder {
+        fn record_path(&self, path: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            assert!(!path.exists(), "recorded before it is made");
+            self.0.lock().unwrap().push(path.to_path_buf());
+            Ok(())
+        }
+
+        fn record_container(&self, _: &str, _: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            Ok(())
+        }
+    }
+
+    fn try_prepare(source: &str, directory: &Path, ledger: &Recorder) -> Result<PathBuf, VolumeError> {
+        let pod = pod(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  volumes: [{{name: v, {source}}}, \
+             {{name: unused, hostPath: {{path: /nonexistent, type: File}}}}]\n  \
+             containers: [{{name: c, image: i, volumeMounts: [{{name: v, mountPath: /v}}]}}]\n"
+        ));
+        prepare(&pod, &pod.containers()[0], directory, ledger).map(|mut paths| {
+            assert_eq!(paths.len(), 1);
+            paths.remove("v").unwrap()
+        })
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn host_paths_are_made_with_the_kubelets_modes_and_recorded_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().display().to_string();
+        let ledger = Recorder::default();
+        for kind in ["", "DirectoryOrCreate"] {
+            let source = format!("hostPath: {{path: {base}/a{kind}/b, type: '{kind}'}}");
+            let path = try_prepare(&source, directory.path(), &ledger).unwrap();
+            assert!(path.is_dir());
+            assert_eq!(mode(&path), 0o755);
+        }
+        let file = format!("hostPath: {{path: {base}/file, type: FileOrCreate}}");
+        let path = try_prepare(&file, directory.path(), &ledger).unwrap();
+        assert_eq!(mode(&path), 0o644);
+        try_prepare(&file, directory.path(), &ledger).unwrap();
+        assert_eq!(ledger.0.lock().unwrap().len(), 5, "two directories twice, and the file once");
+    }
+
+    #[test]
+    fn a_missing_or_wrong_host_path_is_an_error_that_names_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().display().to_string();
+        for kind in ["Directory", "File", "Socket", "CharDevice", "BlockDevice"] {
+            let source = format!("hostPath: {{path: {base}/nope, type: {kind}}}");
+            let error = try_prepare(&source, directory.path(), &Recorder::default()).unwrap_err();
+            assert!(error.to_string().contains("/nope"), "{error}");
+        }
+        let source = format!("hostPath: {{path: {base}, type: File}}");
+        assert!(try_prepare(&source, directory.path(), &Recorder::default()).is_err());
+    }
+
+    #[test]
+    fn an_empty_dir_is_open_to_all_and_goes_with_the_pod() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Recorder::default();
+        let path = try_prepare("emptyDir: {}", directory.path(), &ledger).unwrap();
+        assert_eq!(mode(&path), 0o777);
+        fs::write(path.join("x"), "x").unwrap();
+        try_prepare("emptyDir: {}", directory.path(), &ledger).unwrap();
+        assert!(path.join("x").exists(), "preparing again keeps the content");
+        let uid = fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap().file_name();
+        discard(directory.path(), uid.to_str().unwrap()).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert!(ledger.0.lock().unwrap().is_empty(), "our own state directory needs no record");
+    }
+}

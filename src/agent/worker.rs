@@ -1,0 +1,681 @@
+//! One task per pod name: looks, decides with [`step`], acts, and looks again.
+//!
+//! # Guarantees
+//! - Two actions of one pod never overlap; pods do not wait for each other.
+//! - The newest wanted spec counts: it is read before every decision, and a pull for an older one is given up.
+//! - What is known of a container was said by the runtime after our last action on it. Events and lists only say where
+//!   to look.
+//!
+//! # Failure
+//! A call that fails is tried again with back-off and shown in the status. When the runtime does not answer at all,
+//! the worker waits until the agent has a fresh list.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use super::Ledger;
+use super::board::{Answer, Board, Snapshot};
+use super::pod::{Order, PodKey, StaticPod};
+use super::probe::{Health, Outcome, ProbeKind, Prober, Report, Target, Watch};
+use super::source::file::remember;
+use super::step::{
+    Action, Observed, PodState, SANDBOX, Step, Stop, Timings, Unready, belongs_to, instances, is_running, name_of,
+    step,
+};
+use super::translate::{self, Context, Node};
+use super::volume;
+use crate::clock::Clock;
+use crate::runtime::{Container, EventKind, Runtime, RuntimeError, State};
+
+/// What all workers of an agent share.
+pub struct Shared<R> {
+    /// The runtime.
+    pub runtime: Arc<R>,
+    /// Time.
+    pub clock: Clock,
+    /// Waiting times.
+    pub timings: Timings,
+    /// Value of the ownership label.
+    pub agent_id: String,
+    /// The node.
+    pub node: Node,
+    /// Where pod directories are.
+    pub pods: PathBuf,
+    /// Image of sandboxes.
+    pub pause_image: String,
+    /// When the host was booted.
+    pub booted_at: Timestamp,
+    /// Where creations are recorded.
+    pub ledger: Arc<dyn Ledger>,
+    /// Performs probes.
+    pub prober: Prober<R>,
+    /// Where snapshots go.
+    pub board: Arc<Board>,
+}
+
+/// What a worker is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    /// Run this.
+    Run {
+        /// The pod.
+        pod: Arc<StaticPod>,
+        /// What it waits for.
+        order: Order,
+        /// Another pod waits for this one.
+        eager: bool,
+    },
+    /// Remove what is there.
+    Remove,
+    /// Leave alone what is there: its source cannot be read.
+    Keep,
+}
+
+/// What a worker is told between decisions.
+#[derive(Debug)]
+pub enum Message {
+    /// Something happened to a container.
+    Look(String, EventKind),
+    /// The pod's containers in a fresh list; the runtime answers.
+    Listed(Vec<Container>),
+}
+
+/// The task of one pod name.
+pub struct Worker<R> {
+    shared: Arc<Shared<R>>,
+    key: PodKey,
+    seen: Timestamp,
+    wanted: watch::Receiver<Wanted>,
+    messages: mpsc::UnboundedReceiver<Message>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    report_to: mpsc::UnboundedSender<Report>,
+    containers: BTreeMap<String, Container>,
+    health: BTreeMap<String, Health>,
+    watches: BTreeMap<String, Watching>,
+    last_words: BTreeMap<String, String>,
+    state: PodState,
+    /// The runtime does not answer; wait for a list.
+    away: bool,
+    /// Hash of the spec whose manifest is kept on disk.
+    remembered: String,
+    eager_reason: String,
+    /// Hash of a spec, and when its containers were first seen running.
+    first_started: Option<(String, Timestamp)>,
+    ready_at: Option<Timestamp>,
+    /// Containers that the ledger knows.
+    recorded: BTreeSet<String>,
+}
+
+struct Watching {
+    watch: Watch,
+    eager: bool,
+    answered: bool,
+}
+
+impl<R: Runtime> Worker<R> {
+    /// A worker for `key` that starts from `containers`.
+    pub fn new(
+        shared: Arc<Shared<R>>,
+        key: PodKey,
+        wanted: watch::Receiver<Wanted>,
+        messages: mpsc::UnboundedReceiver<Message>,
+        containers: Vec<Container>,
+    ) -> Self {
+        let (report_to, reports) = mpsc::unbounded_channel();
+        let recorded = containers.iter().map(|container| container.id.clone()).collect();
+        Self {
+            seen: shared.clock.now(),
+            shared,
+            key,
+            wanted,
+            messages,
+            reports,
+            report_to,
+            containers: containers.into_iter().map(|container| (container.id.clone(), container)).collect(),
+            health: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            last_words: BTreeMap::new(),
+            state: PodState::default(),
+            away: false,
+            remembered: String::new(),
+            eager_reason: String::new(),
+            first_started: None,
+            ready_at: None,
+            recorded,
+        }
+    }
+
+    /// Works until the pod is removed and gone, or the agent is.
+    pub async fn run(mut self) {
+        let mut answers = self.shared.board.answers();
+        loop {
+            self.take_reports();
+            let wanted = self.wanted.borrow_and_update().clone();
+            self.tend_probes(&wanted);
+            let decision = self.decide(&wanted, &answers.borrow_and_update().clone());
+            self.state = decision.state.clone();
+            self.answer(&wanted, &decision);
+            self.publish(&wanted, &decision, None);
+            for action in &decision.actions {
+                if !self.perform(action, &wanted, &decision).await {
+                    break;
+                }
+            }
+            if decision.gone {
+                break;
+            }
+            if !decision.actions.is_empty() {
+                continue;
+            }
+            if self.afterwards(&wanted).await {
+                self.publish(&wanted, &decision, None);
+            }
+            let now = self.shared.clock.now();
+            let nap = decision.wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+            tokio::select! {
+                changed = self.wanted.changed() => if changed.is_err() { return },
+                _ = answers.changed(), if matches!(&wanted, Wanted::Run { order, .. } if !order.wait_for.is_empty()) => {}
+                message = self.messages.recv() => match message {
+                    Some(message) => self.take_messages(message).await,
+                    None => return,
+                },
+                Some(report) = self.reports.recv() => self.take_report(&report),
+                () = sleep(nap.unwrap_or_default()), if nap.is_some() => {}
+            }
+        }
+        self.shared.board.forget(&self.key);
+    }
+
+    fn decide(&self, wanted: &Wanted, answers: &BTreeMap<PodKey, Answer>) -> Step {
+        let unchanged = || Step { state: self.state.clone(), ..Step::default() };
+        if self.away {
+            return unchanged();
+        }
+        let (pod, order) = match wanted {
+            Wanted::Run { pod, order, .. } => (Some(pod.as_ref()), Some(order)),
+            Wanted::Remove => (None, None),
+            Wanted::Keep => return unchanged(),
+        };
+        let mut unready = Vec::new();
+        let mut dependency_ready_at = None;
+        for key in order.iter().flat_map(|order| &order.wait_for) {
+            let answer = answers.get(key).cloned().unwrap_or_default();
+            match answer.ready_at {
+                Some(at) => dependency_ready_at = dependency_ready_at.max(Some(at)),
+                None => unready.push(Unready {
+                    key: key.clone(),
+                    started_at: answer.started_at,
+                    budget: answer.budget,
+                    reason: answer.reason,
+                }),
+            }
+        }
+        let observed = Observed {
+            containers: &self.containers,
+            health: &self.health,
+            unready: &unready,
+            dependency_ready_at,
+            booted_at: self.shared.booted_at,
+        };
+        step(pod, &observed, self.shared.clock.now(), &self.state, &self.shared.timings)
+    }
+
+    /// Performs one action; `false` when the rest of the decision no longer holds.
+    async fn perform(&mut self, action: &Action, wanted: &Wanted, decision: &Step) -> bool {
+        let pod = match wanted {
+            Wanted::Run { pod, .. } => Some(Arc::clone(pod)),
+            Wanted::Remove | Wanted::Keep => None,
+        };
+        let (name, succeeded) = match (action, pod) {
+            (Action::Stop(stops), _) => {
+                self.publish(wanted, decision, Some(format!("stopping: {}", stops.first().map_or("", |s| &s.why))));
+                ("stop", self.stop(stops).await)
+            }
+            (Action::Remove { id }, _) => ("remove", self.remove(id).await),
+            (Action::Discard { uid }, _) => {
+                if let Err(error) = volume::discard(&self.shared.pods, uid) {
+                    tracing::warn!(pod = %self.key, %error, "cannot remove the directory of a pod");
+                }
+                ("discard", true)
+            }
+            (Action::Pull { container }, Some(pod)) => {
+                self.publish(wanted, decision, Some(format!("pulling the image of {container}")));
+                ("pull", self.pull(&pod, container).await)
+            }
+            (Action::Create { container, attempt }, Some(pod)) => {
+                ("create", self.create(&pod, container, *attempt).await)
+            }
+            (Action::Start { container, id }, Some(_)) => ("start", self.start(container, id).await),
+            // A removal neither pulls nor creates nor starts.
+            (Action::Pull { .. } | Action::Create { .. } | Action::Start { .. }, None) => return false,
+        };
+        self.shared.board.metrics.acted(name, succeeded);
+        succeeded
+    }
+
+    async fn stop(&mut self, stops: &[Stop]) -> bool {
+        for stop in stops {
+            // No probe is asked of a container that is being stopped.
+            self.watches.remove(&stop.id);
+            tracing::info!(pod = %self.key, container = stop.container, grace = ?stop.grace, why = stop.why, "stopping");
+        }
+        let runtime = Arc::clone(&self.shared.runtime);
+        let results = join_all(stops.iter().map(|stop| runtime.stop(&stop.id, stop.grace))).await;
+        let mut all = true;
+        for (stop, result) in stops.iter().zip(results) {
+            match result {
+                Ok(()) | Err(RuntimeError::NoSuchContainer(_)) => self.state.succeeded(&stop.container),
+                Err(error) => {
+                    all = false;
+                    self.failed(&stop.container, "KillContainerError", &error);
+                }
+            }
+            self.look(&stop.id).await;
+        }
+        all
+    }
+
+    async fn remove(&mut self, id: &str) -> bool {
+        let name = self.containers.get(id).map(|container| name_of(container).to_owned()).unwrap_or_default();
+        match self.shared.runtime.remove(id).await {
+            Ok(()) | Err(RuntimeError::NoSuchContainer(_)) => {
+                self.forget(id);
+                true
+            }
+            Err(error) => {
+                self.failed(&name, "RemoveContainerError", &error);
+                false
+            }
+        }
+    }
+
+    async fn pull(&mut self, pod: &StaticPod, name: &str) -> bool {
+        let image = match pod.container(name) {
+            Some(container) => container.image.clone().unwrap_or_default(),
+            None => self.shared.pause_image.clone(),
+        };
+        tracing::info!(pod = %self.key, image, "pulling");
+        let runtime = Arc::clone(&self.shared.runtime);
+        let result = tokio::select! {
+            result = runtime.pull(&image, &|_| {}) => result,
+            _ = self.wanted.changed() => return false,
+        };
+        match result {
+            Ok(()) => {
+                self.state.pulled(name);
+                true
+            }
+            Err(error) if error.is_unreachable() => {
+                self.lost(&error);
+                false
+            }
+            Err(error) => {
+                tracing::warn!(pod = %self.key, image, %error, "cannot pull");
+                self.state.pull_failed(name, error.to_string(), self.shared.clock.now(), &self.shared.timings);
+                false
+            }
+        }
+    }
+
+    async fn create(&mut self, pod: &StaticPod, name: &str, attempt: u32) -> bool {
+        let spec = match self.translate(pod, name, attempt).await {
+            Ok(spec) => spec,
+            Err((reason, message)) => {
+                self.fail(name, reason, message);
+                return false;
+            }
+        };
+        let shared = Arc::clone(&self.shared);
+        let id = match shared.runtime.create(&spec).await {
+            Ok(id) => id,
+            Err(RuntimeError::NoSuchImage(_)) => {
+                self.state.image_missing(name, shared.clock.now());
+                return false;
+            }
+            Err(RuntimeError::NameTaken(taken)) => return self.adopt(name, &taken).await,
+            Err(error) => {
+                self.failed(name, "CreateContainerError", &error);
+                return false;
+            }
+        };
+        self.state.created(name);
+        if attempt > 0 {
+            shared.board.metrics.restarted(&self.key.namespace, &self.key.name, name);
+        }
+        let container = Container {
+            id: id.clone(),
+            name: spec.name,
+            labels: spec.labels,
+            image: spec.image,
+            image_id: String::new(),
+            state: State::Created { error: None },
+            created_at: shared.clock.now(),
+            ip: None,
+            log_path: None,
+        };
+        self.containers.insert(id, container);
+        true
+    }
+
+    /// Our name is taken: by a container of ours that we did not know (its creation was answered too late), or by
+    /// somebody else's.
+    async fn adopt(&mut self, name: &str, taken: &str) -> bool {
+        match self.shared.runtime.inspect(taken).await {
+            Ok(Some(container)) if self.is_ours(&container) => {
+                self.state.created(name);
+                self.containers.insert(container.id.clone(), container);
+                true
+            }
+            Ok(Some(container)) => {
+                let message = format!("the name {taken} is taken by container {}, which is not ours", container.id);
+                self.fail(name, "CreateContainerError", message);
+                false
+            }
+            // Gone in between: once more.
+            Ok(None) => true,
+            Err(error) => {
+                self.failed(name, "CreateContainerError", &error);
+                false
+            }
+        }
+    }
+
+    async fn translate(
+        &mut self,
+        pod: &StaticPod,
+        name: &str,
+        attempt: u32,
+    ) -> Result<crate::runtime::ContainerSpec, (&'static str, String)> {
+        let sandbox = self.sandbox(pod).cloned();
+        let pod_ip = if pod.host_network() {
+            Some(self.shared.node.address)
+        } else {
+            sandbox.as_ref().and_then(|sandbox| sandbox.ip)
+        };
+        let mut context = Context {
+            agent_id: &self.shared.agent_id,
+            node: &self.shared.node,
+            sandbox: sandbox.as_ref().map(|sandbox| sandbox.id.as_str()),
+            pod_ip,
+            volumes: &BTreeMap::new(),
+            image_user: None,
+        };
+        let config = |error: translate::TranslateError| ("CreateContainerConfigError", error.to_string());
+        let Some(container) = pod.container(name) else {
+            return translate::sandbox(pod, &self.shared.pause_image, attempt, &context).map_err(config);
+        };
+        let volumes = volume::prepare(pod, container, &self.shared.pods, self.shared.ledger.as_ref())
+            .map_err(|error| ("ContainerCreating", error.to_string()))?;
+        let user = if translate::needs_image_user(pod, container) {
+            let image = container.image.as_deref().unwrap_or_default();
+            let image = self.shared.runtime.image(image).await;
+            image.ok().flatten().map(|image| image.user)
+        } else {
+            None
+        };
+        context.volumes = &volumes;
+        context.image_user = user.as_deref();
+        translate::container(pod, container, attempt, &context).map_err(config)
+    }
+
+    async fn start(&mut self, name: &str, id: &str) -> bool {
+        let result = self.shared.runtime.start(id).await;
+        let started = result.is_ok();
+        match result {
+            Ok(()) => self.state.succeeded(name),
+            Err(RuntimeError::NoSuchContainer(_)) => {}
+            Err(error) => self.failed(name, "RunContainerError", &error),
+        }
+        self.look(id).await;
+        if let Some(Container { state: State::Running { pid, .. }, .. }) = self.containers.get(id) {
+            tracing::info!(pod = %self.key, container = name, id, pid, "started");
+        }
+        started
+    }
+
+    /// What can wait until nothing else is to be done. `true` when there is something new to show.
+    async fn afterwards(&mut self, wanted: &Wanted) -> bool {
+        if self.away {
+            return false;
+        }
+        if let Wanted::Run { pod, .. } = wanted
+            && self.remembered != pod.hash
+            && self.containers.values().any(|container| belongs_to(container, pod))
+        {
+            if let Err(error) = remember(&self.shared.pods, pod) {
+                tracing::warn!(pod = %self.key, %error, "cannot keep the manifest");
+            }
+            self.remembered.clone_from(&pod.hash);
+        }
+        for container in self.containers.values() {
+            if self.recorded.insert(container.id.clone())
+                && let Err(error) = self.shared.ledger.record_container(&container.id, &container.name)
+            {
+                tracing::warn!(pod = %self.key, container = container.name, %error, "cannot record a container");
+            }
+        }
+        let silent: Vec<_> = self
+            .containers
+            .values()
+            .filter(|container| matches!(container.state, State::Exited(_)) && name_of(container) != SANDBOX)
+            .map(|container| container.id.clone())
+            .filter(|id| !self.last_words.contains_key(id))
+            .collect();
+        for id in &silent {
+            let log = self.shared.runtime.logs(id, 20).await.unwrap_or_default();
+            let line = log.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+            self.last_words.insert(id.clone(), line.chars().take(400).collect());
+        }
+        !silent.is_empty()
+    }
+
+    async fn take_messages(&mut self, first: Message) {
+        let mut ids = BTreeSet::new();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                // Echoes of our own actions need no second look.
+                Message::Look(id, kind) => {
+                    let known = self.containers.get(&id);
+                    let echo = match kind {
+                        EventKind::Started => known.is_some_and(is_running),
+                        EventKind::Died => known.is_some_and(|c| matches!(c.state, State::Exited(_))),
+                        EventKind::Removed => known.is_none(),
+                        EventKind::Other => known.is_some(),
+                    };
+                    if !echo {
+                        ids.insert(id);
+                    }
+                }
+                Message::Listed(list) => {
+                    self.away = false;
+                    let differs = |c: &Container| self.containers.get(&c.id).is_none_or(|known| known.state != c.state);
+                    ids.extend(list.iter().filter(|container| differs(container)).map(|c| c.id.clone()));
+                    ids.extend(self.containers.keys().filter(|id| !list.iter().any(|c| c.id == **id)).cloned());
+                }
+            }
+            next = self.messages.try_recv().ok();
+        }
+        for id in ids {
+            self.look(&id).await;
+        }
+    }
+
+    /// Asks the runtime what has become of a container.
+    async fn look(&mut self, id: &str) {
+        match self.shared.runtime.inspect(id).await {
+            Ok(Some(container)) if self.is_ours(&container) => {
+                self.containers.insert(container.id.clone(), container);
+            }
+            Ok(_) => self.forget(id),
+            Err(error) => self.lost(&error),
+        }
+    }
+
+    fn is_ours(&self, container: &Container) -> bool {
+        use crate::runtime::labels::{AGENT, POD_NAME, POD_NAMESPACE};
+        let is = |label: &str, value: &str| container.labels.get(label).is_some_and(|have| have == value);
+        is(AGENT, &self.shared.agent_id) && is(POD_NAME, &self.key.name) && is(POD_NAMESPACE, &self.key.namespace)
+    }
+
+    fn forget(&mut self, id: &str) {
+        self.containers.remove(id);
+        self.recorded.remove(id);
+        self.last_words.remove(id);
+        self.watches.remove(id);
+        self.health.remove(id);
+    }
+
+    fn failed(&mut self, name: &str, reason: &'static str, error: &RuntimeError) {
+        if error.is_unreachable() {
+            self.lost(error);
+        } else {
+            self.fail(name, reason, error.to_string());
+        }
+    }
+
+    fn fail(&mut self, name: &str, reason: &'static str, message: String) {
+        tracing::warn!(pod = %self.key, container = name, reason, message, "failed");
+        self.state.failed(name, reason, message, self.shared.clock.now(), &self.shared.timings);
+    }
+
+    fn lost(&mut self, error: &RuntimeError) {
+        tracing::warn!(pod = %self.key, %error, "the container runtime is away");
+        self.away = true;
+        self.shared.board.lost.notify_one();
+    }
+
+    /// Starts the probes of containers that run, and ends those of containers that do not.
+    fn tend_probes(&mut self, wanted: &Wanted) {
+        let Wanted::Run { pod, eager, .. } = wanted else {
+            self.watches.clear();
+            return;
+        };
+        let mut running = BTreeMap::new();
+        for container in self.containers.values().filter(|container| belongs_to(container, pod)) {
+            let spec = pod.containers().iter().find(|spec| spec.name == name_of(container));
+            if let (Some(spec), State::Running { started_at, .. }) = (spec, &container.state) {
+                running.insert(container.id.clone(), (spec, *started_at));
+            }
+        }
+        self.watches.retain(|id, _| running.contains_key(id));
+        self.health.retain(|id, _| running.contains_key(id));
+        let address = self.sandbox(pod).and_then(|sandbox| sandbox.ip).filter(|_| !pod.host_network());
+        let address = address.unwrap_or(self.shared.node.address);
+        for (id, (spec, started_at)) in running {
+            let target = Target { container_id: id.clone(), started_at, address };
+            let prober = &self.shared.prober;
+            self.health.entry(id.clone()).or_insert_with(|| Health::initial(spec));
+            let watching = self.watches.entry(id).or_insert_with(|| Watching {
+                watch: Watch::start(prober, spec, &target, &self.report_to),
+                eager: false,
+                answered: spec.readiness_probe.is_none(),
+            });
+            if *eager && !watching.eager {
+                watching.eager = true;
+                watching.watch.eager(prober, spec, &target, &self.report_to);
+            }
+        }
+    }
+
+    fn take_reports(&mut self) {
+        while let Ok(report) = self.reports.try_recv() {
+            self.take_report(&report);
+        }
+    }
+
+    fn take_report(&mut self, report: &Report) {
+        // Of a container that is being stopped or gone.
+        let Some(watching) = self.watches.get_mut(&report.container_id) else { return };
+        if report.eager {
+            match &report.outcome {
+                Outcome::Success => watching.answered = true,
+                Outcome::Failure(why) | Outcome::Unknown(why) => self.eager_reason.clone_from(why),
+            }
+            return;
+        }
+        if matches!(report.outcome, Outcome::Failure(_)) {
+            self.shared.board.metrics.probe_failed(&self.key.namespace, &self.key.name, report.kind);
+        }
+        // The eager question may have been asked before somebody waited; a passed probe says the same.
+        if report.kind == ProbeKind::Readiness && report.outcome == Outcome::Success {
+            watching.answered = true;
+        }
+        let wanted = self.wanted.borrow();
+        if let Wanted::Run { pod, .. } = &*wanted
+            && let Some(container) = self.containers.get(&report.container_id)
+            && let Some(spec) = pod.container(name_of(container))
+            && let Some(health) = self.health.get_mut(&report.container_id)
+        {
+            health.apply(spec, report);
+        }
+    }
+
+    /// Tells those who wait for this pod whether it answers.
+    fn answer(&mut self, wanted: &Wanted, decision: &Step) {
+        let Wanted::Run { pod, eager: true, .. } = wanted else {
+            self.ready_at = None;
+            self.shared.board.answer(&self.key, None);
+            return;
+        };
+        let mut reason = String::new();
+        for spec in pod.containers() {
+            let newest = instances(&self.containers, pod, &spec.name).pop();
+            match newest.map(|container| (&container.id, &container.state)) {
+                Some((id, State::Running { started_at: at, .. })) => {
+                    if self.first_started.as_ref().is_none_or(|(hash, _)| *hash != pod.hash) {
+                        self.first_started = Some((pod.hash.clone(), *at));
+                    }
+                    if !self.watches.get(id).is_some_and(|watching| watching.answered) {
+                        reason.clone_from(&self.eager_reason);
+                        if reason.is_empty() {
+                            "does not answer yet".clone_into(&mut reason);
+                        }
+                    }
+                }
+                _ => {
+                    let waiting = decision.waiting.get(&spec.name);
+                    let why = waiting.map(|waiting| if waiting.message.is_empty() { waiting.reason } else { &waiting.message });
+                    reason = why.unwrap_or("not running").to_owned();
+                }
+            }
+        }
+        self.ready_at =
+            if reason.is_empty() { self.ready_at.or_else(|| Some(self.shared.clock.now())) } else { None };
+        let started_at = self.first_started.as_ref().filter(|(hash, _)| *hash == pod.hash).map(|(_, at)| *at);
+        let answer = Answer { started_at, budget: pod.start_up_budget(), ready_at: self.ready_at, reason };
+        self.shared.board.answer(&self.key, Some(answer));
+    }
+
+    fn sandbox(&self, pod: &StaticPod) -> Option<&Container> {
+        instances(&self.containers, pod, SANDBOX).into_iter().rfind(|container| is_running(container))
+    }
+
+    fn publish(&self, wanted: &Wanted, decision: &Step, doing: Option<String>) {
+        let (pod, remarks) = match wanted {
+            Wanted::Run { pod, order, .. } => {
+                (Some(Arc::clone(pod)), pod.warnings.iter().chain(&order.problems).cloned().collect())
+            }
+            Wanted::Remove => (None, Vec::new()),
+            Wanted::Keep => (None, vec!["its source cannot be read; it is left as it is".to_owned()]),
+        };
+        self.shared.board.publish(Snapshot {
+            key: self.key.clone(),
+            pod,
+            seen: self.seen,
+            containers: self.containers.clone(),
+            health: self.health.clone(),
+            waiting: decision.waiting.clone(),
+            last_words: self.last_words.clone(),
+            remarks,
+            doing,
+        });
+    }
+}
