@@ -62,11 +62,8 @@ impl Metrics {
 
     /// A container was started again.
     pub fn restarted(&self, namespace: &str, pod: &str, container: &str) {
-        let labels = ContainerLabels {
-            namespace: namespace.to_owned(),
-            pod: pod.to_owned(),
-            container: container.to_owned(),
-        };
+        let labels =
+            ContainerLabels { namespace: namespace.to_owned(), pod: pod.to_owned(), container: container.to_owned() };
         self.restarts.get_or_create(&labels).inc();
     }
 

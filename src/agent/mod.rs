@@ -301,9 +301,7 @@ impl<R: Runtime> Hub<R> {
     }
 
     /// Waits for the runtime, follows its events, and lists what is there.
-    async fn connect(
-        &mut self,
-    ) -> (mpsc::UnboundedReceiver<Result<Event, RuntimeError>>, JoinSet<()>) {
+    async fn connect(&mut self) -> (mpsc::UnboundedReceiver<Result<Event, RuntimeError>>, JoinSet<()>) {
         let (mut pause, longest) = AWAY;
         loop {
             // Followed before listing, so that nothing falls in between.
@@ -448,7 +446,8 @@ impl<R: Runtime> Hub<R> {
         let mut warnings = Vec::new();
         if !node.may_protect_from_oom && pods.values().any(|pod| translate::wants_oom_protection(pod, node)) {
             warnings.push(
-                "without CAP_SYS_RESOURCE containers run with no protection from the OOM killer (oom_score_adj)".to_owned(),
+                "without CAP_SYS_RESOURCE containers run with no protection from the OOM killer (oom_score_adj)"
+                    .to_owned(),
             );
         }
         warnings

@@ -1,6 +1,5 @@
 //! From what a worker saw to what people and programs read: `/status` and `/pods`. Pure.
 
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container as Spec, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
@@ -195,9 +194,7 @@ impl Seen<'_> {
                 running: Some(ContainerStateRunning { started_at: summary.started_at.map(Time) }),
                 ..ContainerState::default()
             },
-            "terminated" => {
-                ContainerState { terminated: self.ended.map(terminated), ..ContainerState::default() }
-            }
+            "terminated" => ContainerState { terminated: self.ended.map(terminated), ..ContainerState::default() },
             _ => ContainerState {
                 waiting: Some(ContainerStateWaiting {
                     reason: Some(summary.reason.clone()),
@@ -291,7 +288,10 @@ fn message(
         }
         ("waiting", "ErrImagePull" | "ImagePullBackOff", _) => format!("{}{again}", summary.message),
         ("waiting", "ErrImageNeverPull", _) => {
-            format!("image {} is not present, and imagePullPolicy is Never: bring the image to this host", summary.image)
+            format!(
+                "image {} is not present, and imagePullPolicy is Never: bring the image to this host",
+                summary.image
+            )
         }
         ("waiting", "ContainerCreating", _) if summary.message.is_empty() => format!("{name} is being started"),
         ("waiting", "ContainerCreating", _) => format!("{}{again}", summary.message),

@@ -138,10 +138,7 @@ async fn a_pod_starts_restarts_changes_and_goes() {
 
     host.delete("web");
     host.until("it is gone", |host| host.fake.containers().is_empty()).await;
-    host.until("its directories are gone", |host| {
-        std::fs::read_dir(host.layout().pods()).unwrap().count() == 0
-    })
-    .await;
+    host.until("its directories are gone", |host| std::fs::read_dir(host.layout().pods()).unwrap().count() == 0).await;
     assert!(host.status().await.pods.is_empty());
 }
 
@@ -199,7 +196,8 @@ async fn a_file_that_breaks_keeps_its_pod_even_over_a_restart() {
     assert!(status.sources[0].rejected[0].reason.contains("last good"), "{status:#?}");
     let id = host.fake.running()[0].clone();
     host.fake.kill(&id, 1);
-    host.until("it is even restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1"))).await;
+    host.until("it is even restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1")))
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -256,7 +254,8 @@ async fn a_runtime_that_was_away_finds_only_the_dead_restarted() {
 #[tokio::test(start_paused = true)]
 async fn a_foreign_container_is_never_touched() {
     let host = Host::started().await;
-    let labels = [(labels::AGENT, "0000000000000000"), (labels::POD_NAME, "web-node"), (labels::POD_NAMESPACE, "default")];
+    let labels =
+        [(labels::AGENT, "0000000000000000"), (labels::POD_NAME, "web-node"), (labels::POD_NAMESPACE, "default")];
     let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let spec = ContainerSpec { name: "foreign".into(), image: "i:1".into(), labels, ..ContainerSpec::default() };
     let foreign = host.fake.create(&spec).await.unwrap();
@@ -293,7 +292,8 @@ async fn a_slow_stop_of_one_pod_holds_up_no_other_and_the_newest_spec_wins() {
 async fn a_pod_waits_for_the_one_it_names() {
     let host = Host::started().await;
     host.fake.set_program("i:1", Program::default().answers_exec(1, "not yet"));
-    let etcd = pod("etcd", "i:1", "").replace("image: 'i:1'", "image: 'i:1', readinessProbe: {initialDelaySeconds: 30, exec: {command: [ready]}}");
+    let etcd = pod("etcd", "i:1", "")
+        .replace("image: 'i:1'", "image: 'i:1', readinessProbe: {initialDelaySeconds: 30, exec: {command: [ready]}}");
     host.write("a-server", &pod("server", "i:2", "annotations: {plinth.dev/after: etcd}"));
     host.write("etcd", &etcd);
     host.until_running(&["c_etcd-node_default"]).await;
@@ -330,7 +330,8 @@ async fn a_pod_with_a_sandbox_is_rebuilt_when_the_sandbox_dies() {
     host.write("two", two);
     host.until_running(&["POD_two-node_default", "a_two-node_default", "b_two-node_default"]).await;
     let sandbox = host.fake.running().into_iter().find(|name| name.contains("POD")).unwrap();
-    let spec = host.fake.running().into_iter().find_map(|name| host.fake.spec(&name).filter(|s| s.image == "i:1")).unwrap();
+    let spec =
+        host.fake.running().into_iter().find_map(|name| host.fake.spec(&name).filter(|s| s.image == "i:1")).unwrap();
     assert!(spec.network.starts_with("container:"));
     host.fake.kill(&sandbox, 137);
     host.until("all are new", |host| {
@@ -355,7 +356,8 @@ async fn the_socket_shows_everything() {
     assert!(status.pods[0].ready);
     assert_eq!(status.pods[0].message, None);
     assert!(status.sources[0].rejected[0].reason.contains("Deployment"));
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(host.layout().socket()).unwrap().permissions());
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(host.layout().socket()).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
 }
 

@@ -417,11 +417,7 @@ impl<'a> Security<'a> {
 
 type Environment = Vec<(String, String)>;
 
-fn environment(
-    pod: &StaticPod,
-    container: &Container,
-    context: &Context<'_>,
-) -> Result<Environment, TranslateError> {
+fn environment(pod: &StaticPod, container: &Container, context: &Context<'_>) -> Result<Environment, TranslateError> {
     let mut env = Environment::new();
     for variable in container.env.iter().flatten() {
         let value = match (&variable.value, &variable.value_from) {

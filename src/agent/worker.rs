@@ -26,8 +26,7 @@ use super::pod::{Order, PodKey, StaticPod};
 use super::probe::{Health, Outcome, ProbeKind, Prober, Report, Target, Watch};
 use super::source::file::remember;
 use super::step::{
-    Action, Observed, PodState, SANDBOX, Step, Stop, Timings, Unready, belongs_to, instances, is_running, name_of,
-    step,
+    Action, Observed, PodState, SANDBOX, Step, Stop, Timings, Unready, belongs_to, instances, is_running, name_of, step,
 };
 use super::translate::{self, Context, Node};
 use super::volume;
@@ -642,13 +641,13 @@ impl<R: Runtime> Worker<R> {
                 }
                 _ => {
                     let waiting = decision.waiting.get(&spec.name);
-                    let why = waiting.map(|waiting| if waiting.message.is_empty() { waiting.reason } else { &waiting.message });
+                    let why = waiting
+                        .map(|waiting| if waiting.message.is_empty() { waiting.reason } else { &waiting.message });
                     reason = why.unwrap_or("not running").to_owned();
                 }
             }
         }
-        self.ready_at =
-            if reason.is_empty() { self.ready_at.or_else(|| Some(self.shared.clock.now())) } else { None };
+        self.ready_at = if reason.is_empty() { self.ready_at.or_else(|| Some(self.shared.clock.now())) } else { None };
         let started_at = self.first_started.as_ref().filter(|(hash, _)| *hash == pod.hash).map(|(_, at)| *at);
         let answer = Answer { started_at, budget: pod.start_up_budget(), ready_at: self.ready_at, reason };
         self.shared.board.answer(&self.key, Some(answer));

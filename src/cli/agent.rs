@@ -88,9 +88,7 @@ impl Ledger for JournalLedger {
     fn record_path(&self, path: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let path = path.to_path_buf();
         // It is not there yet, so it cannot be asked; what the agent makes is a directory unless it has a file's name.
-        self.0.append(&[
-            Record::Make { what: Creation::Directory { path: path.clone() } },
-        ])?;
+        self.0.append(&[Record::Make { what: Creation::Directory { path: path.clone() } }])?;
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 //! `plinth init`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
@@ -272,7 +274,7 @@ impl Init<'_> {
             while service::running(&self.context.layout)?.is_some() {
                 tokio::select! {
                     () = interrupted() => break,
-                    () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 }
             }
         }
@@ -349,19 +351,23 @@ impl Init<'_> {
             .collect();
         self.journal.append(&records)?;
         let phase = self.context.printer.phase("preflight");
-        let transfers = std::sync::Mutex::new(std::collections::BTreeMap::new());
+        let transfers = Mutex::new(BTreeMap::new());
         let progress = |step: ImageProgress<'_>| {
-            let mut transfers = transfers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut transfers = transfers.lock().unwrap_or_else(PoisonError::into_inner);
             match step {
                 ImageProgress::Present(_) => {}
                 ImageProgress::Pulling(image, pull) => {
-                    let transfer = transfers.entry(image.to_owned()).or_insert_with(|| phase.transfer(image));
-                    if let Some((done, total)) = pull.bytes {
-                        transfer.progress(done, total);
+                    let (transfer, layers) = transfers
+                        .entry(image.to_owned())
+                        .or_insert_with(|| (phase.transfer(image), BTreeMap::<String, (u64, u64)>::new()));
+                    if let Some(bytes) = pull.bytes {
+                        layers.insert(pull.layer, bytes);
+                        let (done, total) = layers.values().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+                        transfer.update(done, total);
                     }
                 }
                 ImageProgress::Pulled(image) => {
-                    if let Some(transfer) = transfers.remove(image) {
+                    if let Some((transfer, _)) = transfers.remove(image) {
                         transfer.done();
                     }
                 }
@@ -442,7 +448,7 @@ impl Init<'_> {
                 self.tell(&autopsy::diagnose(&evidence), after)
             }
             Err(error @ ApplyError::AgentEnded { .. }) => {
-                let evidence = autopsy::gather(&goal, host, std::time::Duration::ZERO, &[]).await;
+                let evidence = autopsy::gather(&goal, host, Duration::ZERO, &[]).await;
                 let autopsy = autopsy::diagnose(&evidence);
                 Err(Failure::failed(error).with_hints(vec![autopsy.fix]))
             }
@@ -450,7 +456,7 @@ impl Init<'_> {
         }
     }
 
-    fn tell(&self, autopsy: &Autopsy, after: std::time::Duration) -> Result<apply::Outcome, Failure> {
+    fn tell(&self, autopsy: &Autopsy, after: Duration) -> Result<apply::Outcome, Failure> {
         let printer = &self.context.printer;
         printer.line(&format!("\nThe control plane did not become healthy within {} s.\n{autopsy}", after.as_secs()));
         printer.line("Mend the cause and run the same command again; or `plinth reset` to take everything away.");

@@ -245,9 +245,7 @@ fn start_logging(cli: &Cli, printer: &Printer, environment: &Environment) {
 impl Context {
     /// The engine that `DOCKER_HOST` names, or the one at Docker's usual socket. Does not connect yet.
     fn docker(&self) -> Result<Docker, Failure> {
-        Docker::connect(self.environment.get("DOCKER_HOST"))
-            .context("cannot use DOCKER_HOST")
-            .map_err(Failure::usage)
+        Docker::connect(self.environment.get("DOCKER_HOST")).context("cannot use DOCKER_HOST").map_err(Failure::usage)
     }
 }
 

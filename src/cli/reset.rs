@@ -56,8 +56,10 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
             Answer::Yes => {}
             Answer::No => return Err(Failure::failed(anyhow!("nothing was removed"))),
             Answer::Nobody => {
-                return Err(Failure::usage(anyhow!("`plinth reset` asks before it removes, and nobody is there to answer"))
-                    .with_hints(vec!["use --force".to_owned()]));
+                return Err(Failure::usage(anyhow!(
+                    "`plinth reset` asks before it removes, and nobody is there to answer"
+                ))
+                .with_hints(vec!["use --force".to_owned()]));
             }
         }
     }
