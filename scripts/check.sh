@@ -39,8 +39,8 @@ ensure_tools() {
     cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
     cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
     have shellcheck || apt_install shellcheck
-    cargo_tool cargo-machete "$CARGO_MACHETE" "half a minute"
-    cargo_tool cargo-deny "$CARGO_DENY" "4 minutes"
+    cargo_tool cargo-machete "$CARGO_MACHETE" "a minute"
+    cargo_tool cargo-deny "$CARGO_DENY" "3 minutes"
 }
 
 # cargo_tool NAME VERSION ESTIMATE: exactly this version, so that a check does

@@ -122,12 +122,15 @@ run() {
 
     # Whatever ends this script ends unshare, that ends the sandbox's PID 1, and
     # with it the kernel ends every process in there, containers included.
+    # unshare complains about such an end, so its standard error is not shown;
+    # PID 1 gets the real one as descriptor 3.
     setpriv --pdeathsig KILL \
         unshare "${namespaces[@]}" --fork --kill-child \
-        "$SCRIPTS/sandbox/init.sh" "$network" "$dir" "$engine" "$@" <&0 9>&- &
+        "$SCRIPTS/sandbox/init.sh" "$network" "$dir" "$engine" "$@" <&0 3>&2 2>/dev/null 9>&- &
     unshare_pid=$!
     local status=0
     wait "$unshare_pid" || status=$?
+    [[ -s $dir/pid ]] || die "cannot make the sandbox's namespaces (in a container without CAP_SYS_ADMIN?)"
     exit "$status"
 }
 

@@ -2,7 +2,8 @@
 # PID 1 of a sandbox (scripts/sandbox.sh starts it in fresh namespaces): makes
 # the machine, then runs the command. When it ends, the kernel kills the rest.
 #
-#   init.sh host|private DIR ENGINE COMMAND [ARGUMENT…]
+#   init.sh host|private DIR ENGINE COMMAND [ARGUMENT…]  3>STDERR
+exec 2>&3 3>&-
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
