@@ -28,7 +28,7 @@ main() {
         cargo doc --locked --no-deps --document-private-items --quiet
     check "unused dependencies" "$TOOLS/bin/cargo-machete" --with-metadata
     check "dependency bans and licences" "$TOOLS/bin/cargo-deny" --locked --log-level error \
-        check --config scripts/deny.toml --hide-inclusion-graph bans licenses sources
+        --config scripts/deny.toml check --hide-inclusion-graph bans licenses sources
     check "shell scripts" shell_scripts
 
     [[ ${#failed[@]} -eq 0 ]] || die "failed: ${failed[*]}"
