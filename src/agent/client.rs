@@ -1,0 +1,61 @@
+//! The agent's socket, seen from the command line.
+
+use std::time::Duration;
+
+use super::status::AgentStatus;
+use crate::layout::Layout;
+
+/// The agent on this host answers from memory; longer than this means that it hangs.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The agent did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The HTTP client could not be made.
+    #[error("cannot make an HTTP client for the agent's socket")]
+    Client(#[source] reqwest::Error),
+    /// There is nobody at the socket.
+    #[error("no agent answers at `{socket}`")]
+    Unreachable {
+        /// The socket's path.
+        socket: String,
+        /// What happened.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The answer is not a status.
+    #[error("the agent's answer is not understood")]
+    Answer(#[source] reqwest::Error),
+}
+
+/// Asks the agent of this root for its status.
+#[derive(Debug, Clone)]
+pub struct AgentClient {
+    http: reqwest::Client,
+    socket: String,
+}
+
+impl AgentClient {
+    /// A client of the agent of `layout`; does not connect yet.
+    pub fn new(layout: &Layout) -> Result<Self, ClientError> {
+        let socket = layout.socket();
+        let http = reqwest::Client::builder()
+            .unix_socket(socket.clone())
+            .timeout(TIMEOUT)
+            .build()
+            .map_err(ClientError::Client)?;
+        Ok(Self { http, socket: socket.display().to_string() })
+    }
+
+    /// `GET /status`.
+    pub async fn status(&self) -> Result<AgentStatus, ClientError> {
+        let answer = self
+            .http
+            .get("http://agent/status")
+            .send()
+            .await
+            .and_then(reqwest::Response::error_for_status)
+            .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
+        answer.json().await.map_err(ClientError::Answer)
+    }
+}

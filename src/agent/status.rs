@@ -1,0 +1,128 @@
+//! What the agent says of itself and its pods on `GET /status`: the one wire format between agent and command line.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The whole answer. Fields are only ever added.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// Version of the plinth that runs.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Since when it runs.
+    pub started_at: Timestamp,
+    /// Value of the `plinth.dev/agent` label of its containers.
+    pub agent_id: String,
+    /// Name of the node, as pod names carry it.
+    pub node_name: String,
+    /// What keeps the agent from working at all: the container runtime is away, …
+    pub problem: Option<String>,
+    /// Where pods come from.
+    pub sources: Vec<SourceStatus>,
+    /// The pods, in order of namespace and name.
+    pub pods: Vec<PodSummary>,
+    /// Deviations and degraded modes worth knowing.
+    pub warnings: Vec<String>,
+}
+
+/// One source of static pods.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceStatus {
+    /// Path or URL.
+    pub location: String,
+    /// When it was last read completely.
+    pub last_read_at: Option<Timestamp>,
+    /// Why it cannot be read at the moment.
+    pub problem: Option<String>,
+    /// Files that are not run, each with its reason.
+    pub rejected: Vec<Rejection>,
+}
+
+/// A file that is not run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rejection {
+    /// Which file.
+    pub file: String,
+    /// Why, with line and field where known.
+    pub reason: String,
+}
+
+/// One pod.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSummary {
+    /// Namespace.
+    pub namespace: String,
+    /// Name with the node's name appended.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// File or URL it comes from; `None` for a pod that is being removed.
+    pub origin: Option<String>,
+    /// Pending, Running, Succeeded or Failed.
+    pub phase: String,
+    /// All containers are ready.
+    pub ready: bool,
+    /// One line a person can act on; `None` for a pod that is well.
+    pub message: Option<String>,
+    /// Its containers, init containers first.
+    pub containers: Vec<ContainerSummary>,
+}
+
+/// One container of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerSummary {
+    /// Name in the pod.
+    pub name: String,
+    /// Image reference.
+    pub image: String,
+    /// Id in the runtime, once there is one.
+    pub container_id: Option<String>,
+    /// Process id on the host while it runs.
+    pub pid: Option<i32>,
+    /// `waiting`, `running` or `terminated`.
+    pub state: String,
+    /// `CrashLoopBackOff`, `ErrImagePull`, `Completed`, …; empty while running.
+    pub reason: String,
+    /// Details of the reason, the last failed probe, …
+    pub message: String,
+    /// Start-up probe passed, or there is none and it runs.
+    pub started: bool,
+    /// Readiness probe passed, or there is none and it runs.
+    pub ready: bool,
+    /// How often it was started again.
+    pub restart_count: u32,
+    /// Start of the running instance.
+    pub started_at: Option<Timestamp>,
+    /// End of the last ended instance.
+    pub last_termination: Option<TerminationSummary>,
+}
+
+/// How an instance of a container ended.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TerminationSummary {
+    /// Id of that instance, for its logs.
+    pub container_id: String,
+    /// Exit code.
+    pub exit_code: i64,
+    /// `OOMKilled`, `Error`, `Completed`, `ContainerCannotRun`.
+    pub reason: String,
+    /// The engine's words, or the termination message.
+    pub message: String,
+    /// When it ended.
+    pub finished_at: Timestamp,
+}
+
+impl AgentStatus {
+    /// The pod of the static pod `name` (without the node's suffix) in `kube-system`.
+    pub fn control_plane_pod(&self, name: &str) -> Option<&PodSummary> {
+        let full = format!("{name}-{}", self.node_name.to_lowercase());
+        self.pods.iter().find(|pod| pod.namespace == "kube-system" && pod.name == full)
+    }
+}

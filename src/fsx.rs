@@ -1,0 +1,342 @@
+//! Files: the only module that writes them.
+//!
+//! # Guarantees
+//! - A file appears under its name whole or not at all, with its final mode before the first byte of content.
+//! - After a function returns, what it wrote survives a power loss (file and directory are synced).
+//! - Errors name the operation and the path.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} `{}`", path.display())]
+pub struct FsError {
+    /// What was tried: "write", "read", …
+    pub operation: &'static str,
+    /// On which path.
+    pub path: PathBuf,
+    /// What the system answered.
+    #[source]
+    pub source: io::Error,
+}
+
+impl FsError {
+    /// An error of `operation` on `path`; made for `map_err`.
+    pub fn of(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self { operation, path: path.to_path_buf(), source }
+    }
+}
+
+/// Shorthand for results of this module.
+pub type Result<T> = std::result::Result<T, FsError>;
+
+/// Whether a write changed anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The file is new or has new content or mode.
+    Changed,
+    /// The file already had exactly this content and mode.
+    Unchanged,
+}
+
+/// Replaces `path` by `content` with `mode`: a temporary dot file in the same directory, synced, renamed over.
+///
+/// The name starts with a dot, so that readers of a manifests directory never see it.
+pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    prepare(path, content, mode)?.persist(path).map_err(|error| FsError::of("rename into place", path)(error.error))?;
+    sync_directory(parent(path)?)
+}
+
+/// A synced temporary file beside `path` with its final content and mode.
+fn prepare(path: &Path, content: &[u8], mode: u32) -> Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::Builder::new()
+        .prefix(".plinth-")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(parent(path)?)
+        .map_err(FsError::of("create a temporary file beside", path))?;
+    // The permissions above pass through the umask; these do not.
+    file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(FsError::of("set the mode of", path))?;
+    file.write_all(content).map_err(FsError::of("write", path))?;
+    file.as_file().sync_all().map_err(FsError::of("sync", path))?;
+    Ok(file)
+}
+
+/// [`write_atomic`], but leaves a file alone that already has this content and mode.
+pub fn write_if_changed(path: &Path, content: &[u8], mode: u32) -> Result<Written> {
+    if let Some(present) = read_optional(path)?
+        && present == content
+        && fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o7777 == mode)
+    {
+        return Ok(Written::Unchanged);
+    }
+    write_atomic(path, content, mode)?;
+    Ok(Written::Changed)
+}
+
+/// A file to be written by [`write_batch`].
+#[derive(Clone, PartialEq, Eq)]
+pub struct NewFile {
+    /// Where.
+    pub path: PathBuf,
+    /// What; may be a secret.
+    pub content: Vec<u8>,
+    /// With which mode.
+    pub mode: u32,
+}
+
+impl std::fmt::Debug for NewFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the content: it may be a private key.
+        write!(f, "NewFile({}, {:o})", self.path.display(), self.mode)
+    }
+}
+
+/// [`write_atomic`] for many files at the price of few: contents are synced side by side, which the file system
+/// commits together, and each directory once. Files appear in the given order, so list what others refer to first.
+pub fn write_batch(files: &[NewFile]) -> Result<()> {
+    const WRITERS: usize = 8;
+    let prepared: Vec<Result<Vec<_>>> = std::thread::scope(|scope| {
+        let share = files.len().div_ceil(WRITERS).max(1);
+        let writers: Vec<_> = files
+            .chunks(share)
+            .map(|chunk| {
+                scope.spawn(move || chunk.iter().map(|file| prepare(&file.path, &file.content, file.mode)).collect())
+            })
+            .collect();
+        writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let prepared = prepared.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut directories = std::collections::BTreeSet::new();
+    for (temporary, file) in prepared.into_iter().flatten().zip(files) {
+        temporary.persist(&file.path).map_err(|error| FsError::of("rename into place", &file.path)(error.error))?;
+        directories.insert(parent(&file.path)?);
+    }
+    directories.into_iter().try_for_each(sync_directory)
+}
+
+/// The content of `path`.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(FsError::of("read", path))
+}
+
+/// The content of `path` as text.
+pub fn read_to_string(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(FsError::of("read", path))
+}
+
+/// The content of `path`, or `None` when there is no such file.
+pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FsError::of("read", path)(error)),
+    }
+}
+
+/// Makes sure that directory `path` exists; parents that are missing are made too. Only directories made here get
+/// `mode`. Returns those made, outermost first, so that the caller can record them.
+pub fn create_directories(path: &Path, mode: u32) -> Result<Vec<PathBuf>> {
+    let missing = missing_directories(path);
+    for directory in &missing {
+        match DirBuilder::new().mode(mode).create(directory) {
+            Ok(()) => {
+                fs::set_permissions(directory, Permissions::from_mode(mode))
+                    .map_err(FsError::of("set the mode of", directory))?;
+                sync_directory(parent(directory)?)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+            Err(error) => return Err(FsError::of("create directory", directory)(error)),
+        }
+    }
+    Ok(missing)
+}
+
+/// The directories on the way to and including `path` that do not exist, outermost first.
+pub fn missing_directories(path: &Path) -> Vec<PathBuf> {
+    let mut missing: Vec<_> = path
+        .ancestors()
+        .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
+        .map(Path::to_path_buf)
+        .collect();
+    missing.reverse();
+    missing
+}
+
+/// Removes the file or symlink `path`; `false` when it was not there.
+pub fn remove_file(path: &Path) -> Result<bool> {
+    tolerate_missing(fs::remove_file(path), "remove", path)
+}
+
+/// Removes the directory `path` if it is empty; `false` when it was not there or is not empty.
+pub fn remove_empty_directory(path: &Path) -> Result<bool> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
+        result => tolerate_missing(result, "remove directory", path),
+    }
+}
+
+/// Removes the directory `path` with all that is in it; `false` when it was not there.
+pub fn remove_tree(path: &Path) -> Result<bool> {
+    tolerate_missing(fs::remove_dir_all(path), "remove directory", path)
+}
+
+fn tolerate_missing(result: io::Result<()>, operation: &'static str, path: &Path) -> Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(FsError::of(operation, path)(error)),
+    }
+}
+
+/// Renames `from` to `to` on the same file system and syncs both directories.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(FsError::of("rename", from))?;
+    sync_directory(parent(from)?)?;
+    sync_directory(parent(to)?)
+}
+
+/// Opens `path` for appending, created with `mode` when missing.
+pub fn open_append(path: &Path, mode: u32) -> Result<File> {
+    OpenOptions::new().append(true).read(true).create(true).mode(mode).open(path).map_err(FsError::of("open", path))
+}
+
+/// A lock that lasts until it is dropped or its process ends, however that ends.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock file `path` (0600), writing our pid into it; `Err(holder)` inside `Ok` when another process
+    /// has it.
+    pub fn try_take(path: &Path) -> Result<std::result::Result<Self, Option<i32>>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(FsError::of("open", path))?;
+        match file.try_lock() {
+            Ok(()) => {
+                let mut lock = Self { file };
+                lock.write_pid().map_err(FsError::of("write", path))?;
+                Ok(Ok(lock))
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                Ok(Err(fs::read_to_string(path).ok().and_then(|pid| pid.trim().parse().ok())))
+            }
+            Err(fs::TryLockError::Error(error)) => Err(FsError::of("lock", path)(error)),
+        }
+    }
+
+    /// The pid of the process that holds the lock `path`, when one does.
+    pub fn holder(path: &Path) -> Result<Option<i32>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(FsError::of("open", path)(error)),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(fs::TryLockError::WouldBlock) => {
+                Ok(fs::read_to_string(path).ok().and_then(|pid| pid.trim().parse().ok()))
+            }
+            Err(fs::TryLockError::Error(error)) => Err(FsError::of("lock", path)(error)),
+        }
+    }
+
+    fn write_pid(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        writeln!(self.file, "{}", std::process::id())
+    }
+}
+
+/// Makes names that were created, renamed or removed in `directory` durable.
+pub fn sync_directory(directory: &Path) -> Result<()> {
+    File::open(directory).and_then(|file| file.sync_all()).map_err(FsError::of("sync directory", directory))
+}
+
+fn parent(path: &Path) -> Result<&Path> {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .ok_or_else(|| FsError::of("find the directory of", path)(io::ErrorKind::InvalidInput.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_write_replaces_content_and_mode_and_leaves_no_temporary_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        write_atomic(&path, b"one", 0o644).unwrap();
+        write_atomic(&path, b"two", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_equal_file_is_left_alone_but_a_wrong_mode_is_mended() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        assert_eq!(write_if_changed(&path, b"x", 0o600).unwrap(), Written::Changed);
+        assert_eq!(write_if_changed(&path, b"x", 0o600).unwrap(), Written::Unchanged);
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(write_if_changed(&path, b"x", 0o600).unwrap(), Written::Changed);
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn a_batch_writes_all_its_files_or_says_which_one_failed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, mode| NewFile { path: directory.path().join(name), content: name.into(), mode };
+        let files: Vec<_> = (0..20).map(|n| file(&format!("f{n}"), if n % 2 == 0 { 0o600 } else { 0o644 })).collect();
+        write_batch(&files).unwrap();
+        for file in &files {
+            assert_eq!(fs::read(&file.path).unwrap(), file.content);
+            assert_eq!(mode(&file.path), file.mode);
+        }
+        let error = write_batch(&[file("g", 0o600), file("missing/h", 0o600)]).unwrap_err();
+        assert!(error.to_string().contains("missing/h"), "{error}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 20);
+    }
+
+    #[test]
+    fn made_directories_are_reported_outermost_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b");
+        assert_eq!(create_directories(&path, 0o700).unwrap(), [directory.path().join("a"), path.clone()]);
+        assert_eq!(create_directories(&path, 0o755).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(mode(&path), 0o700);
+    }
+
+    #[test]
+    fn a_lock_names_its_holder_and_ends_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let lock = Lock::try_take(&path).unwrap().unwrap();
+        assert_eq!(Lock::try_take(&path).unwrap().unwrap_err(), Some(std::process::id().cast_signed()));
+        drop(lock);
+        assert_eq!(Lock::holder(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn errors_name_operation_and_path() {
+        let error = read(Path::new("/nonexistent/x")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read `/nonexistent/x`");
+    }
+}

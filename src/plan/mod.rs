@@ -1,0 +1,1 @@
+//! What differs between configuration and host, and the steps that mend it.

@@ -1,0 +1,1 @@
+//! Small named checks of the host, all run before any is reported.

@@ -1,0 +1,1 @@
+//! Takes everything away again, and proves it.

@@ -1,0 +1,615 @@
+//! An in-memory runtime with scripted faults, for tests.
+//!
+//! It keeps the contract of [`Runtime`] (`tests/contract.rs` holds it to that), answers at once, and does nothing a
+//! test did not ask for: no process ends, no image appears, no call fails by itself. Ids, process ids and addresses
+//! count up from one run to the next in the same way. Points in time come from the [`Clock`]; whatever takes time
+//! waits by `tokio::time`, so tests run with time paused.
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use plinth::clock::Clock;
+//! # use plinth::runtime::{ContainerSpec, Runtime, RuntimeError};
+//! # use plinth::runtime::fake::{FakeRuntime, Op, Program};
+//! # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?.block_on(async {
+//! let fake = FakeRuntime::new(Clock::fixed(jiff::Timestamp::UNIX_EPOCH));
+//! fake.add_image("etcd:3.7");
+//! fake.set_program("etcd:3.7", Program::default().stops_after(Duration::from_secs(2), 0));
+//! fake.fail_next(Op::Create, RuntimeError::Unreachable("restarting".to_owned()));
+//!
+//! let spec = ContainerSpec { name: "a".to_owned(), image: "etcd:3.7".to_owned(), ..ContainerSpec::default() };
+//! assert!(fake.create(&spec).await.is_err());
+//! let id = fake.create(&spec).await?;
+//! fake.start(&id).await?;
+//! fake.kill("a", 137); // as somebody outside would
+//! assert_eq!(fake.changes(), ["create a", "create a", "start a"]);
+//! # Ok::<(), RuntimeError>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod script;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
+use tokio::sync::{mpsc, watch};
+
+pub use self::script::{Call, Op, Program};
+use super::{
+    CgroupDriver, Container, ContainerSpec, Event, EventKind, ExecOutput, Image, PullProgress, Result, Runtime,
+    RuntimeError, RuntimeInfo, State, Termination, labels,
+};
+use crate::clock::Clock;
+
+/// Exit code of a process that SIGKILL ended: 128 + 9.
+const KILLED: i64 = 137;
+
+/// kubelet's `maxRespBodyLength` of exec probes, in bytes.
+const EXEC_OUTPUT: usize = 10 << 10;
+
+/// The in-memory runtime. Clones share one world.
+#[derive(Debug, Clone)]
+pub struct FakeRuntime {
+    clock: Clock,
+    world: Arc<Mutex<World>>,
+    /// Bumped whenever a process ends, for those who wait for one.
+    ended: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    containers: BTreeMap<String, Entry>,
+    created: u32,
+    started: i32,
+    images: BTreeMap<String, Image>,
+    registry: BTreeSet<String>,
+    pulls_take: Duration,
+    programs: BTreeMap<String, Program>,
+    failures: BTreeMap<Op, VecDeque<RuntimeError>>,
+    lost_answers: BTreeMap<Op, u32>,
+    latency: BTreeMap<Op, Duration>,
+    away: bool,
+    losing_events: bool,
+    calls: Vec<Call>,
+    subscribers: Vec<Subscriber>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    container: Container,
+    spec: ContainerSpec,
+    log: String,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    agent: String,
+    sender: mpsc::UnboundedSender<Result<Event>>,
+}
+
+/// What a test says and asks. Wherever a container is meant, its id or its name will do.
+impl FakeRuntime {
+    /// An engine without images and containers.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, world: Arc::default(), ended: watch::Sender::new(0) }
+    }
+
+    /// Makes an image present on the host.
+    pub fn add_image(&self, reference: &str) {
+        let image = fake_image(reference);
+        self.world().images.insert(reference.to_owned(), image);
+    }
+
+    /// Makes an image present on the host with these facts (its user, say).
+    pub fn add_image_with(&self, reference: &str, image: Image) {
+        self.world().images.insert(reference.to_owned(), image);
+    }
+
+    /// Makes an image available for pulls. Pulls of anything else are refused as the registry would.
+    pub fn add_to_registry(&self, reference: &str) {
+        self.world().registry.insert(reference.to_owned());
+    }
+
+    /// Every later pull takes this long.
+    pub fn set_pull_time(&self, time: Duration) {
+        self.world().pulls_take = time;
+    }
+
+    /// How processes behave, by the container's name within its pod (label [`labels::CONTAINER_NAME`]) or else by
+    /// the image reference. Holds for later starts, stops and execs, of existing containers too.
+    pub fn set_program(&self, key: &str, program: Program) {
+        self.world().programs.insert(key.to_owned(), program);
+    }
+
+    /// The next call of `op` fails with `error` and has no effect. Several add up, in order.
+    pub fn fail_next(&self, op: Op, error: RuntimeError) {
+        self.world().failures.entry(op).or_default().push_back(error);
+    }
+
+    /// The next call of `op` takes effect, but its answer is lost: the caller sees `Unreachable`.
+    pub fn lose_next_answer(&self, op: Op) {
+        *self.world().lost_answers.entry(op).or_default() += 1;
+    }
+
+    /// Every later call of `op` takes this long before it has an effect.
+    pub fn set_latency(&self, op: Op, time: Duration) {
+        self.world().latency.insert(op, time);
+    }
+
+    /// The engine stops answering and event streams break; containers run on, as with Docker's `live-restore`.
+    /// For an engine that takes its containers with it, [`kill`](Self::kill) them as well.
+    pub fn go_away(&self) {
+        let mut world = self.world();
+        world.away = true;
+        for subscriber in world.subscribers.drain(..) {
+            // A receiver that is gone does not care.
+            let _ = subscriber.sender.send(Err(unreachable_engine()));
+        }
+    }
+
+    /// The engine answers again. Event streams have to be asked for again.
+    pub fn come_back(&self) {
+        self.world().away = false;
+    }
+
+    /// While `true` no event reaches anybody; streams stay open.
+    pub fn lose_events(&self, lose: bool) {
+        self.world().losing_events = lose;
+    }
+
+    /// The process of a running container ends with this exit code, by no call of ours.
+    ///
+    /// # Panics
+    /// When there is no such container or it does not run: the test is wrong.
+    pub fn kill(&self, id: &str, exit_code: i64) {
+        self.end(id, exit_code, false);
+    }
+
+    /// The kernel kills the process of a running container for lack of memory.
+    ///
+    /// # Panics
+    /// When there is no such container or it does not run.
+    pub fn kill_for_memory(&self, id: &str) {
+        self.end(id, KILLED, true);
+    }
+
+    /// The container disappears by somebody else's hand (`docker rm -f`).
+    ///
+    /// # Panics
+    /// When there is no such container.
+    pub fn remove_behind_our_back(&self, id: &str) {
+        let id = self.world().id_of(id).unwrap_or_else(|| panic!("no container `{id}`"));
+        self.discard(&id);
+    }
+
+    /// A container writes to its log.
+    ///
+    /// # Panics
+    /// When there is no such container.
+    pub fn write_log(&self, id: &str, text: &str) {
+        let mut world = self.world();
+        match world.entry(id) {
+            Some(entry) => entry.log.push_str(text),
+            None => panic!("no container `{id}`"),
+        }
+    }
+
+    /// All containers of all agents, oldest first.
+    pub fn containers(&self) -> Vec<Container> {
+        self.world().containers.values().map(|entry| entry.container.clone()).collect()
+    }
+
+    /// One container, if it is there.
+    pub fn container(&self, id: &str) -> Option<Container> {
+        self.world().entry(id).map(|entry| entry.container.clone())
+    }
+
+    /// Names of the containers that run, oldest first.
+    pub fn running(&self) -> Vec<String> {
+        let running = |c: &Container| matches!(c.state, State::Running { .. });
+        self.containers().into_iter().filter(running).map(|container| container.name).collect()
+    }
+
+    /// What a container was created from, if it is there.
+    pub fn spec(&self, id: &str) -> Option<ContainerSpec> {
+        self.world().entry(id).map(|entry| entry.spec.clone())
+    }
+
+    /// Every call so far.
+    pub fn calls(&self) -> Vec<Call> {
+        self.world().calls.clone()
+    }
+
+    /// How often `op` was called so far.
+    pub fn count(&self, op: Op) -> usize {
+        self.world().calls.iter().filter(|call| call.op == op).count()
+    }
+
+    /// The calls so far that change something, as `stop k8s_etcd_…`.
+    pub fn changes(&self) -> Vec<String> {
+        self.world().calls.iter().filter(|call| call.op.is_change()).map(Call::to_string).collect()
+    }
+
+    /// Forgets the calls so far.
+    pub fn forget_calls(&self) {
+        self.world().calls.clear();
+    }
+}
+
+impl FakeRuntime {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What every call begins with: it is recorded, takes its time, and fails if so scripted.
+    async fn begin(&self, op: Op, target: &str, limit: Option<Duration>) -> Result<()> {
+        let latency = {
+            let mut world = self.world();
+            let target = world.entry(target).map_or_else(|| target.to_owned(), |entry| entry.container.name.clone());
+            world.calls.push(Call { op, target, limit, at: self.clock.now() });
+            world.latency.get(&op).copied()
+        };
+        if let Some(latency) = latency {
+            tokio::time::sleep(latency).await;
+        }
+        let mut world = self.world();
+        if world.away {
+            return Err(unreachable_engine());
+        }
+        match world.failures.get_mut(&op).and_then(VecDeque::pop_front) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// What every call with an effect ends with.
+    fn answer<T>(&self, op: Op, value: T) -> Result<T> {
+        let mut world = self.world();
+        match world.lost_answers.get_mut(&op) {
+            Some(count) if *count > 0 => {
+                *count -= 1;
+                Err(RuntimeError::Unreachable("the connection was lost before the answer".to_owned()))
+            }
+            _ => Ok(value),
+        }
+    }
+
+    fn end(&self, id: &str, exit_code: i64, oom_killed: bool) {
+        let id = self.world().id_of(id).unwrap_or_else(|| panic!("no container `{id}`"));
+        assert!(self.finish(&id, None, exit_code, oom_killed), "container `{id}` does not run");
+    }
+
+    /// Ends the process of a container, if it runs and is the one meant (`run` is its pid; any when `None`).
+    fn finish(&self, id: &str, run: Option<i32>, exit_code: i64, oom_killed: bool) -> bool {
+        {
+            let mut world = self.world();
+            let Some(Entry { container, .. }) = world.containers.get_mut(id) else { return false };
+            let State::Running { pid, started_at } = container.state else { return false };
+            if run.is_some_and(|run| run != pid) {
+                return false;
+            }
+            container.state = State::Exited(Termination {
+                exit_code,
+                oom_killed,
+                error: String::new(),
+                started_at,
+                finished_at: self.clock.now(),
+            });
+            if oom_killed {
+                world.tell(id, EventKind::Other);
+            }
+            world.tell(id, EventKind::Died);
+        }
+        self.ended.send_modify(|count| *count += 1);
+        true
+    }
+
+    fn discard(&self, id: &str) {
+        self.finish(id, None, KILLED, false);
+        let mut world = self.world();
+        world.tell(id, EventKind::Removed);
+        world.containers.remove(id);
+    }
+
+    /// Waits until this run of the container is over, or the time is.
+    async fn wait_for_end(&self, id: &str, run: i32, limit: Duration) {
+        let mut ended = self.ended.subscribe();
+        let over = async { while self.world().pid_of(id) == Some(run) && ended.changed().await.is_ok() {} };
+        // Both outcomes are fine: the caller looks again.
+        let _ = tokio::time::timeout(limit, over).await;
+    }
+}
+
+impl World {
+    fn id_of(&self, id_or_name: &str) -> Option<String> {
+        if self.containers.contains_key(id_or_name) {
+            return Some(id_or_name.to_owned());
+        }
+        self.containers
+            .values()
+            .find(|entry| entry.container.name == id_or_name)
+            .map(|entry| entry.container.id.clone())
+    }
+
+    fn entry(&mut self, id_or_name: &str) -> Option<&mut Entry> {
+        let id = self.id_of(id_or_name)?;
+        self.containers.get_mut(&id)
+    }
+
+    fn known(&mut self, id: &str) -> Result<&mut Entry> {
+        self.entry(id).ok_or_else(|| RuntimeError::NoSuchContainer(id.to_owned()))
+    }
+
+    fn pid_of(&self, id: &str) -> Option<i32> {
+        match self.containers.get(id)?.container.state {
+            State::Running { pid, .. } => Some(pid),
+            _ => None,
+        }
+    }
+
+    fn program(&self, spec: &ContainerSpec) -> Program {
+        let by_name = spec.labels.get(labels::CONTAINER_NAME).and_then(|name| self.programs.get(name));
+        by_name.or_else(|| self.programs.get(&spec.image)).cloned().unwrap_or_default()
+    }
+
+    fn tell(&mut self, id: &str, kind: EventKind) {
+        let Some(Entry { container, .. }) = self.containers.get(id) else { return };
+        if self.losing_events {
+            return;
+        }
+        let Some(agent) = container.labels.get(labels::AGENT) else { return };
+        let pod_uid = container.labels.get(labels::POD_UID).cloned().unwrap_or_default();
+        let event = Event { container: id.to_owned(), pod_uid, kind };
+        self.subscribers.retain(|to| to.agent != *agent || to.sender.send(Ok(event.clone())).is_ok());
+    }
+}
+
+impl Runtime for FakeRuntime {
+    async fn info(&self) -> Result<RuntimeInfo> {
+        self.begin(Op::Info, "", None).await?;
+        Ok(RuntimeInfo {
+            name: "fake",
+            version: "20.10.24".to_owned(),
+            api_version: "1.41".to_owned(),
+            storage_driver: "overlay2".to_owned(),
+            data_root: PathBuf::from("/var/lib/docker"),
+            cgroup_driver: CgroupDriver::Systemd,
+            cgroup_version: 2,
+            logging_driver: "json-file".to_owned(),
+            rootless: false,
+            cpus: 2,
+            memory: 4 << 30,
+            warnings: Vec::new(),
+        })
+    }
+
+    async fn list(&self, agent: &str) -> Result<Vec<Container>> {
+        self.begin(Op::List, agent, None).await?;
+        let ours = |c: &Container| c.labels.get(labels::AGENT).is_some_and(|label| label == agent);
+        Ok(self.containers().into_iter().filter(ours).collect())
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Option<Container>> {
+        self.begin(Op::Inspect, id, None).await?;
+        Ok(self.container(id))
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<String> {
+        self.begin(Op::Create, &spec.name, None).await?;
+        let id = {
+            let mut world = self.world();
+            let Some(image) = world.images.get(&spec.image) else {
+                return Err(RuntimeError::NoSuchImage(spec.image.clone()));
+            };
+            let image_id = image.id.clone();
+            if world.id_of(&spec.name).is_some() {
+                return Err(RuntimeError::NameTaken(spec.name.clone()));
+            }
+            world.created += 1;
+            let id = format!("{:064x}", world.created);
+            let container = Container {
+                id: id.clone(),
+                name: spec.name.clone(),
+                labels: spec.labels.clone(),
+                image: spec.image.clone(),
+                image_id,
+                state: State::Created { error: None },
+                created_at: self.clock.now(),
+                ip: None,
+                log_path: Some(PathBuf::from(format!("/var/lib/docker/containers/{id}/{id}-json.log"))),
+            };
+            world.containers.insert(id.clone(), Entry { container, spec: spec.clone(), log: String::new() });
+            id
+        };
+        self.answer(Op::Create, id)
+    }
+
+    async fn start(&self, id: &str) -> Result<()> {
+        self.begin(Op::Start, id, None).await?;
+        let (id, run, exit) = {
+            let mut world = self.world();
+            let Entry { container, spec, .. } = world.known(id)?;
+            let (id, spec) = (container.id.clone(), spec.clone());
+            if world.pid_of(&id).is_some() {
+                drop(world);
+                return self.answer(Op::Start, ());
+            }
+            let program = world.program(&spec);
+            let failure = program.start_error.or_else(|| {
+                let joined = spec.network.strip_prefix("container:")?;
+                let owner = world.id_of(joined);
+                let runs = owner.is_some_and(|owner| world.pid_of(&owner).is_some());
+                (!runs).then(|| format!("cannot join network of a non running container: {joined}"))
+            });
+            world.started += 1;
+            let pid = 1000 + world.started;
+            let address = (spec.network == "default").then(|| {
+                let [.., high, low] = world.created.to_be_bytes();
+                IpAddr::V4(Ipv4Addr::new(172, 17, high, low))
+            });
+            let Entry { container, log, .. } = world.known(&id)?;
+            if let Some(reason) = failure {
+                match &mut container.state {
+                    State::Exited(termination) => termination.error.clone_from(&reason),
+                    state => *state = State::Created { error: Some(reason.clone()) },
+                }
+                return Err(RuntimeError::Refused {
+                    operation: format!("start container `{}`", container.name),
+                    reason,
+                });
+            }
+            container.state = State::Running { pid, started_at: self.clock.now() };
+            container.ip = address;
+            log.push_str(&program.output);
+            world.tell(&id, EventKind::Started);
+            (id, pid, program.exit)
+        };
+        match exit {
+            Some((Duration::ZERO, code)) => {
+                self.finish(&id, Some(run), code, false);
+            }
+            Some((delay, code)) => {
+                let fake = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    fake.finish(&id, Some(run), code, false);
+                });
+            }
+            None => {}
+        }
+        self.answer(Op::Start, ())
+    }
+
+    async fn stop(&self, id: &str, grace: Duration) -> Result<()> {
+        self.begin(Op::Stop, id, Some(grace)).await?;
+        let running = {
+            let mut world = self.world();
+            let id = world.id_of(id);
+            id.and_then(|id| world.pid_of(&id).map(|pid| (id, pid))).and_then(|(id, pid)| {
+                let spec = world.known(&id).ok()?.spec.clone();
+                Some((id, pid, world.program(&spec).stop))
+            })
+        };
+        if let Some((id, run, obeys)) = running {
+            let (delay, code) = match obeys {
+                Some((delay, code)) if delay < grace || delay.is_zero() => (delay, code),
+                _ => (grace, KILLED),
+            };
+            self.wait_for_end(&id, run, delay).await;
+            self.finish(&id, Some(run), code, false);
+        }
+        self.answer(Op::Stop, ())
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        self.begin(Op::Remove, id, None).await?;
+        let id = self.world().id_of(id);
+        if let Some(id) = id {
+            self.discard(&id);
+        }
+        self.answer(Op::Remove, ())
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<Image>> {
+        self.begin(Op::Image, reference, None).await?;
+        Ok(self.world().images.get(reference).cloned())
+    }
+
+    async fn pull(&self, reference: &str, progress: &(dyn Fn(PullProgress) + Sync)) -> Result<()> {
+        self.begin(Op::Pull, reference, None).await?;
+        let (known, time) = {
+            let world = self.world();
+            (world.registry.contains(reference), world.pulls_take)
+        };
+        if !known {
+            let reason = "manifest unknown".to_owned();
+            return Err(RuntimeError::Pull { image: reference.to_owned(), reason });
+        }
+        let step = |layer: &str, status: &str, bytes| {
+            progress(PullProgress { layer: layer.to_owned(), status: status.to_owned(), bytes });
+        };
+        step("", &format!("Pulling from {reference}"), None);
+        step("0123456789ab", "Downloading", Some((512, 1024)));
+        tokio::time::sleep(time).await;
+        step("0123456789ab", "Pull complete", None);
+        self.add_image(reference);
+        self.answer(Op::Pull, ())
+    }
+
+    async fn remove_image(&self, reference: &str) -> Result<()> {
+        self.begin(Op::RemoveImage, reference, None).await?;
+        {
+            let mut world = self.world();
+            if let Some(user) = world.containers.values().find(|entry| entry.spec.image == reference) {
+                return Err(RuntimeError::Refused {
+                    operation: format!("remove image `{reference}`"),
+                    reason: format!("container {} is using it", user.container.name),
+                });
+            }
+            world.images.remove(reference);
+        }
+        self.answer(Op::RemoveImage, ())
+    }
+
+    async fn exec(&self, id: &str, _command: &[String], timeout: Duration) -> Result<ExecOutput> {
+        self.begin(Op::Exec, id, Some(timeout)).await?;
+        let program = {
+            let mut world = self.world();
+            let Entry { container, spec, .. } = world.known(id)?;
+            if !matches!(container.state, State::Running { .. }) {
+                return Err(RuntimeError::Refused {
+                    operation: format!("exec in container `{}`", container.name),
+                    reason: "it is not running".to_owned(),
+                });
+            }
+            let spec = spec.clone();
+            world.program(&spec)
+        };
+        tokio::time::sleep(program.exec_takes.min(timeout)).await;
+        if program.exec_takes > timeout {
+            return Err(RuntimeError::TimedOut(timeout));
+        }
+        let mut answer = program.exec;
+        answer.output.truncate(answer.output.floor_char_boundary(EXEC_OUTPUT));
+        Ok(answer)
+    }
+
+    async fn logs(&self, id: &str, lines: usize) -> Result<String> {
+        self.begin(Op::Logs, id, None).await?;
+        let mut world = self.world();
+        let log = &world.known(id)?.log;
+        let all: Vec<&str> = log.split_inclusive('\n').collect();
+        Ok(all[all.len().saturating_sub(lines)..].concat())
+    }
+
+    fn events(&self, agent: &str) -> BoxStream<'static, Result<Event>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut world = self.world();
+        world.calls.push(Call { op: Op::Events, target: agent.to_owned(), limit: None, at: self.clock.now() });
+        let failure = world.failures.get_mut(&Op::Events).and_then(VecDeque::pop_front);
+        match failure.or_else(|| world.away.then(unreachable_engine)) {
+            Some(error) => {
+                // The receiver is alive, just above.
+                let _ = sender.send(Err(error));
+            }
+            None => world.subscribers.push(Subscriber { agent: agent.to_owned(), sender }),
+        }
+        stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))).boxed()
+    }
+}
+
+fn unreachable_engine() -> RuntimeError {
+    RuntimeError::Unreachable("fake: connection refused".to_owned())
+}
+
+/// Facts that depend on the reference alone.
+fn fake_image(reference: &str) -> Image {
+    let digest = reference.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3) // FNV-1a
+    });
+    Image { id: format!("sha256:{digest:064x}"), size: 1 << 20, digests: Vec::new(), user: String::new() }
+}

@@ -1,0 +1,255 @@
+//! How the agent is kept alive: a systemd unit where systemd runs, otherwise a process of its own session.
+//!
+//! # Guarantees
+//! - [`Manager::start`] is idempotent: a running agent is left alone.
+//! - After [`Manager::stop`] no agent of this root runs; its containers do.
+//! - What is made on the host is announced to the caller before it is made.
+
+mod systemd;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Child;
+
+use crate::fsx::{self, FsError, Lock};
+use crate::journal::Creation;
+use crate::layout::Layout;
+
+/// Name of the systemd unit.
+pub const UNIT: &str = "plinth-agent.service";
+
+/// How long an agent may take to end after SIGTERM; it has nothing to do but close its socket.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// At this size the log of a detached agent is moved to `agent.log.1` when an agent starts.
+const LOG_LIMIT: u64 = 10 * 1024 * 1024;
+
+/// The agent could not be started or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FsError),
+    /// The unit file could not be rendered.
+    #[error("cannot render the systemd unit")]
+    Render(#[from] tera::Error),
+    /// A child process could not be started.
+    #[error("cannot run `{program}`")]
+    Spawn {
+        /// What was to be run.
+        program: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// `systemctl` refused.
+    #[error("`systemctl {arguments}` failed: {output}")]
+    Systemctl {
+        /// Its arguments.
+        arguments: String,
+        /// What it printed.
+        output: String,
+    },
+    /// The agent does not end.
+    #[error("the agent (pid {pid}) does not end, not even by SIGKILL")]
+    Unstoppable {
+        /// Its process id.
+        pid: i32,
+    },
+}
+
+/// The command line of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentCommand {
+    /// Absolute path of plinth.
+    pub program: PathBuf,
+    /// `agent` and its flags.
+    pub arguments: Vec<String>,
+}
+
+/// Who keeps the agent alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manager {
+    /// systemd, through a unit that is enabled: the agent comes back after a crash and after a boot.
+    Systemd,
+    /// Nobody: a process of its own session. The host's init system has to start it at boot.
+    Detached,
+}
+
+impl Manager {
+    /// systemd where it is PID 1 (`sd_booted(3)`: `/run/systemd/system` is a directory).
+    pub fn detect(layout: &Layout) -> Self {
+        if layout.root().join("run/systemd/system").is_dir() { Self::Systemd } else { Self::Detached }
+    }
+
+    /// What [`Manager::start`] makes on the host, for the journal.
+    pub fn creations(self, layout: &Layout) -> Vec<Creation> {
+        match self {
+            Self::Systemd => {
+                vec![Creation::Unit { name: UNIT.to_owned() }, Creation::File { path: layout.unit() }]
+            }
+            Self::Detached => {
+                let log = layout.agent_log();
+                let mut made: Vec<_> = fsx::missing_directories(log.parent().unwrap_or(&log))
+                    .into_iter()
+                    .map(|path| Creation::Directory { path })
+                    .collect();
+                made.push(Creation::File { path: old_log(&log) });
+                made.push(Creation::File { path: log });
+                made
+            }
+        }
+    }
+
+    /// Makes sure that the agent runs. Returns the child process if this call started one itself.
+    pub async fn start(self, command: &AgentCommand, layout: &Layout) -> Result<Option<Child>, ServiceError> {
+        match self {
+            Self::Systemd => systemd::start(command, layout).await.map(|()| None),
+            Self::Detached if running(layout)?.is_some() => Ok(None),
+            Self::Detached => detach(command, layout).map(Some),
+        }
+    }
+
+    /// Ends the agent of this root, and keeps it from coming back.
+    pub async fn stop(self, layout: &Layout) -> Result<(), ServiceError> {
+        if self == Self::Systemd {
+            systemd::stop(layout).await?;
+        }
+        // Also where systemd runs: an agent may have been started by hand.
+        end_process(layout).await
+    }
+
+    /// The line that starts the agent at boot, for the local init system; `None` where systemd does it.
+    pub fn boot_line(self, command: &AgentCommand) -> Option<String> {
+        (self == Self::Detached).then(|| command_line(command))
+    }
+}
+
+/// The process id of the agent of this root, if one runs.
+pub fn running(layout: &Layout) -> Result<Option<i32>, ServiceError> {
+    Ok(Lock::holder(&layout.agent_lock())?)
+}
+
+/// Leaves the terminal's session; called by the agent itself, first thing, when it was started detached.
+pub fn leave_session() {
+    // Fails only for a process group leader, which has no terminal's signals to fear either.
+    let _ = nix::unistd::setsid();
+}
+
+fn detach(command: &AgentCommand, layout: &Layout) -> Result<Child, ServiceError> {
+    let log = layout.agent_log();
+    fsx::create_directories(log.parent().unwrap_or(Path::new("/")), 0o700)?;
+    if std::fs::metadata(&log).is_ok_and(|meta| meta.len() > LOG_LIMIT) {
+        fsx::rename(&log, &old_log(&log))?;
+    }
+    let output = fsx::open_append(&log, 0o600)?;
+    let errors: File = output.try_clone().map_err(FsError::of("open", &log))?;
+    tokio::process::Command::new(&command.program)
+        .args(&command.arguments)
+        .arg("--detached")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors)
+        .spawn()
+        .map_err(|source| ServiceError::Spawn { program: command.program.display().to_string(), source })
+}
+
+async fn end_process(layout: &Layout) -> Result<(), ServiceError> {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let Some(pid) = running(layout)? else { return Ok(()) };
+        // The lock's holder is alive, so the pid is the agent's; if it ends just now, there is nobody to signal.
+        let _ = kill(Pid::from_raw(pid), signal);
+        let ended = async {
+            while matches!(running(layout), Ok(Some(_))) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(STOP_GRACE, ended).await.is_ok() {
+            return Ok(());
+        }
+    }
+    match running(layout)? {
+        Some(pid) => Err(ServiceError::Unstoppable { pid }),
+        None => Ok(()),
+    }
+}
+
+fn old_log(log: &Path) -> PathBuf {
+    log.with_extension("log.1")
+}
+
+/// The command as one line, quoted for a shell and for systemd alike.
+fn command_line(command: &AgentCommand) -> String {
+    let quote = |word: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@".contains(c);
+        if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{word}'") }
+    };
+    std::iter::once(command.program.to_string_lossy().as_ref())
+        .chain(command.arguments.iter().map(String::as_str))
+        .map(quote)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> (tempfile::TempDir, Layout) {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        fsx::create_directories(&layout.state(), 0o700).unwrap();
+        (root, layout)
+    }
+
+    /// An agent that does what the real one does with its lock: `flock(1)` holds it, with the pid inside.
+    fn pretend(layout: &Layout, script: &str) -> AgentCommand {
+        let lock = layout.agent_lock();
+        let script = format!("exec 9>>'{0}'; flock -x 9; echo $$ > '{0}'; {script}", lock.display());
+        AgentCommand { program: "/bin/bash".into(), arguments: vec!["-c".into(), script] }
+    }
+
+    async fn until_running(layout: &Layout) -> i32 {
+        loop {
+            if let Some(pid) = running(layout).unwrap() {
+                return pid;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[test]
+    fn the_manager_follows_the_host() {
+        let (root, layout) = layout();
+        assert_eq!(Manager::detect(&layout), Manager::Detached);
+        std::fs::create_dir_all(root.path().join("run/systemd/system")).unwrap();
+        assert_eq!(Manager::detect(&layout), Manager::Systemd);
+    }
+
+    #[tokio::test]
+    async fn a_detached_agent_is_started_once_and_stopped() {
+        let (_root, layout) = layout();
+        let command = pretend(&layout, "while :; do sleep 0.02; done");
+        let mut child = Manager::Detached.start(&command, &layout).await.unwrap().unwrap();
+        until_running(&layout).await;
+        assert!(Manager::Detached.start(&command, &layout).await.unwrap().is_none());
+        let (stopped, exit) = tokio::join!(Manager::Detached.stop(&layout), child.wait());
+        stopped.unwrap();
+        exit.unwrap();
+        assert_eq!(running(&layout).unwrap(), None);
+    }
+
+    #[test]
+    fn the_boot_line_quotes_what_a_shell_would_split() {
+        let command =
+            AgentCommand { program: "/usr/local/bin/plinth".into(), arguments: vec!["agent".into(), "--x=a b".into()] };
+        assert_eq!(Manager::Detached.boot_line(&command).unwrap(), "/usr/local/bin/plinth agent '--x=a b'");
+        assert_eq!(Manager::Systemd.boot_line(&command), None);
+    }
+}
