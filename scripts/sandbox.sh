@@ -82,7 +82,7 @@ engine_key() {
     {
         echo "$RELEASES"
         dockerd --version
-        find "$SCRIPTS/images" "$SCRIPTS/images.sh" "$SCRIPTS/sandbox" -type f -print0 |
+        find "$SCRIPTS/images" "$SCRIPTS/images.sh" "$SCRIPTS/sandbox/fill.sh" -type f -print0 |
             sort -z | xargs -0 sha256sum
     } | sha256sum | cut -c 1-16
 }
@@ -100,6 +100,7 @@ prepare() {
         find "$ENGINES" -mindepth 1 -maxdepth 1 -type d -mtime +2 -exec rm -rf {} +
         # shellcheck disable=SC2086  # a list of releases
         (run host "" "$SCRIPTS/sandbox/fill.sh" "$engine.partial" $RELEASES 8>&-)
+        ip link delete plinth-prepare
         mv "$engine.partial" "$engine"
         say "sandbox: prepared in $(since "$start")"
     fi
