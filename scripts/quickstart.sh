@@ -3,6 +3,8 @@
 #
 #   scripts/quickstart.sh [ARGUMENT…]     arguments are passed to plinth init
 #
+# (For another release than v1.37.1, run scripts/images.sh with it first.)
+#
 # Installs what is missing (Docker Engine, a C compiler, Rust), starts the
 # engine, builds plinth and installs it as /usr/local/bin/plinth, gets the
 # component images, and runs `plinth init`. Done again, it finds everything done:
@@ -11,12 +13,11 @@
 # Environment:
 #   PLINTH_CACHE      build output and image archives (default ~/.cache/plinth)
 #   CARGO_TARGET_DIR  build output, if it shall be elsewhere
-#   RELEASE           Kubernetes release (v1.37.1)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-RELEASE=${RELEASE:-v1.37.1}
+RELEASE=v1.37.1 # what plinth init brings up when nothing else is asked for
 PLINTH=/usr/local/bin/plinth
 ADMIN_CONF=/etc/kubernetes/admin.conf
 
@@ -33,7 +34,7 @@ main() {
     PLINTH=$PLINTH ensure_images "$RELEASE"
 
     say "plinth init"
-    "$PLINTH" init --kubernetes-version "$RELEASE" "$@"
+    "$PLINTH" init "$@"
     show_health
     say "done in $(since "$start")"
     next_steps
