@@ -186,6 +186,29 @@ pub fn remove_tree(path: &Path) -> Result<bool> {
     tolerate_missing(fs::remove_dir_all(path), "remove directory", path)
 }
 
+/// Removes everything in the directory `path`, and not the directory, which may be a mount point.
+pub fn empty_directory(path: &Path) -> Result<()> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(FsError::of("read directory", path)(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(FsError::of("read directory", path))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path())?;
+        } else {
+            remove_file(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether `path` is a directory with nothing in it.
+pub fn is_empty_directory(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
 fn tolerate_missing(result: io::Result<()>, operation: &'static str, path: &Path) -> Result<bool> {
     match result {
         Ok(()) => Ok(true),

@@ -148,6 +148,11 @@ impl Ledger {
         }
     }
 
+    /// Adds what this process has just recorded, so that the journal need not be read again.
+    pub fn insert(&mut self, creation: Creation) {
+        self.creations.insert(creation);
+    }
+
     /// Whether this was made by plinth.
     pub fn has(&self, creation: &Creation) -> bool {
         self.creations.contains(creation)

@@ -20,6 +20,7 @@
 //! | [`apply`] | performs a plan: files, agent, gates; the autopsy when a gate is missed |
 //! | [`plan`] | what differs between configuration and host (pure), phases as data |
 //! | [`preflight`] | small named checks of the host |
+//! | [`takedown`] | stops our containers and sees that nothing of them runs |
 //! | [`service`] | how the agent is kept alive: a systemd unit, or a detached process |
 //! | [`agent`] | sources, the pure step, workers, probes, the status socket |
 //! | [`cluster`] | objects in the API server |
@@ -54,5 +55,6 @@ pub mod release;
 pub mod reset;
 pub mod runtime;
 pub mod service;
+pub mod takedown;
 pub mod ui;
 pub mod yaml;

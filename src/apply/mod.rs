@@ -1,1 +1,382 @@
 //! Performs a plan.
+//!
+//! # Guarantees
+//! - What is about to be made is in the journal before it is made.
+//! - Each file appears whole; certificates before the manifests that mount them.
+//! - Interrupted anywhere, the next `init` plans from what is there.
+//!
+//! # Failure
+//! When a component does not become healthy in time, nothing is undone: the containers and their logs are the
+//! evidence, from which the [`autopsy`] finds the likely cause.
+
+pub mod autopsy;
+mod files;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::process::Child;
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::cluster::{self, ClusterError};
+use crate::config::Cluster;
+use crate::fsx::{self, FsError};
+use crate::health::{self, Checker, Credentials, Healthy, Identity, Progress, TargetError, Unmet};
+use crate::journal::{Creation, Journal, JournalError, Ledger, Operation, Record};
+use crate::kubeconfig::{self, KubeconfigError};
+use crate::layout::Layout;
+use crate::manifests::Manifest;
+use crate::pki::PkiError;
+use crate::plan::{self, Inventory, Kind, Plan, Step};
+use crate::release::Component;
+use crate::runtime::{Runtime, RuntimeError};
+use crate::service::{AgentCommand, Manager, ServiceError};
+use crate::takedown::{self, TakedownError};
+use crate::ui::Printer;
+
+/// What an operation works with.
+pub struct Host<'a, R> {
+    /// Paths.
+    pub layout: &'a Layout,
+    /// Record of intents.
+    pub journal: &'a Journal,
+    /// Containers.
+    pub runtime: &'a R,
+    /// Time.
+    pub clock: &'a Clock,
+    /// Output.
+    pub printer: &'a Printer,
+    /// Who keeps the agent alive.
+    pub launch: Launch,
+}
+
+/// How the agent comes to run.
+#[derive(Debug, Clone)]
+pub enum Launch {
+    /// As a service of the host.
+    Service {
+        /// By whom.
+        manager: Manager,
+        /// With which command line.
+        command: AgentCommand,
+    },
+    /// In this process: it is told when to begin.
+    Foreground(Arc<Notify>),
+}
+
+/// What is to be reached.
+pub struct Goal<'a> {
+    /// The configuration.
+    pub cluster: &'a Cluster,
+    /// The same in kubeadm's format, as it is kept.
+    pub config: &'a str,
+    /// The static pods.
+    pub manifests: &'a [Manifest],
+    /// Certificates, keys and kubeconfigs.
+    pub inventory: &'a Inventory,
+}
+
+/// How it went.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// Seconds until each component was healthy, since the wait began, in the order in which they became so.
+    pub healthy: Vec<HealthyAfter>,
+    /// Number of the generation that was recorded.
+    pub generation: Option<u32>,
+}
+
+/// A component that became healthy.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HealthyAfter {
+    /// Which.
+    pub component: Component,
+    /// After how many seconds.
+    pub seconds: f64,
+}
+
+/// A plan could not be performed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FsError),
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A certificate or key could not be made.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// A kubeconfig could not be made or read.
+    #[error(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
+    /// The agent could not be started.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// What an unfinished attempt left could not be stopped.
+    #[error(transparent)]
+    Takedown(#[from] TakedownError),
+    /// The container runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// A component has no health endpoint.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The API server refused.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The agent ended while it was waited for.
+    #[error("the agent ended with {status}; its log is `{}`", log.display())]
+    AgentEnded {
+        /// How.
+        status: std::process::ExitStatus,
+        /// Where it says why.
+        log: PathBuf,
+    },
+    /// The wait ended without everything healthy; the autopsy follows.
+    #[error("the control plane is not healthy after {} s", after.as_secs())]
+    Unhealthy {
+        /// How long was waited.
+        after: Duration,
+        /// Components with their last reason.
+        unhealthy: Vec<(Component, String)>,
+    },
+    /// The user gave up.
+    #[error("interrupted; run the same command again to finish")]
+    Interrupted,
+}
+
+/// Performs the steps of `plan` one after the other. `interrupt` ends it at the next step, or in the middle of a
+/// wait.
+pub async fn execute<R: Runtime>(
+    plan: &Plan,
+    goal: &Goal<'_>,
+    host: &Host<'_, R>,
+    ledger: &Ledger,
+    interrupt: impl Future<Output = ()>,
+) -> Result<Outcome, ApplyError> {
+    announce(plan, goal, host, ledger)?;
+    let mut interrupt = std::pin::pin!(interrupt);
+    let mut outcome = Outcome::default();
+    let mut agent = None;
+    let mut steps = plan.steps.as_slice();
+    while let Some(step) = steps.first() {
+        let mut performed = 1;
+        match step {
+            Step::StopPods => stop_pods(goal, host).await?,
+            Step::SetEtcdDataAside { path } => set_aside(path, host)?,
+            Step::Issue { .. } | Step::WriteManifest { .. } => {
+                let is_file = |step: &&Step| matches!(step, Step::Issue { .. } | Step::WriteManifest { .. });
+                performed = steps.iter().take_while(is_file).count();
+                files::write(&steps[..performed], goal, host)?;
+            }
+            Step::StartAgent => agent = start_agent(host).await?,
+            Step::Wait => outcome.healthy = wait(goal, host, agent.as_mut(), interrupt.as_mut()).await?,
+            Step::BindClusterAdmins => bind_cluster_admins(goal, host).await?,
+            Step::Commit => outcome.generation = Some(commit(goal, host, ledger)?),
+        }
+        steps = &steps[performed..];
+    }
+    Ok(outcome)
+}
+
+/// Writes everything that `plan` will make into the journal, at once: one sync instead of one per file.
+fn announce<R>(plan: &Plan, goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger) -> Result<(), ApplyError> {
+    let mut made = Vec::new();
+    let mut directories: Vec<PathBuf> = Vec::new();
+    for step in &plan.steps {
+        match step {
+            Step::Issue { item, .. } => {
+                for file in goal.inventory.entry(item).into_iter().flat_map(|entry| &entry.files) {
+                    directories.extend(file.path.parent().map(Into::into));
+                    made.push(Creation::File { path: file.path.clone() });
+                }
+            }
+            Step::WriteManifest { component, .. } => {
+                let path = plan::manifest_path(host.layout, *component);
+                directories.extend(path.parent().map(Into::into));
+                made.push(Creation::File { path });
+            }
+            Step::StartAgent => {
+                if let Launch::Service { manager, .. } = &host.launch {
+                    made.extend(manager.creations(host.layout));
+                }
+                let data = host.layout.below_root(&goal.cluster.etcd.data_dir);
+                let is_empty = std::fs::read_dir(&data).map_or(true, |mut entries| entries.next().is_none());
+                if is_empty {
+                    directories.push(data.clone());
+                    made.push(Creation::Tree { path: data });
+                }
+            }
+            _ => {}
+        }
+    }
+    for directory in directories {
+        made.extend(fsx::missing_directories(&directory).into_iter().map(|path| Creation::Directory { path }));
+    }
+    made.sort();
+    made.dedup();
+    made.retain(|creation| !ledger.has(creation));
+    let begin = ledger.committed.is_none().then(|| Record::Begin { operation: Operation::Init, at: host.clock.now() });
+    let records: Vec<_> = begin.into_iter().chain(made.into_iter().map(|what| Record::Make { what })).collect();
+    Ok(host.journal.append(&records)?)
+}
+
+async fn stop_pods<R: Runtime>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(), ApplyError> {
+    let mut phase = host.printer.phase("agent-start");
+    phase.update("stopping what an unfinished init left running");
+    if let Launch::Service { manager, .. } = &host.launch {
+        manager.stop(host.layout).await?;
+    }
+    for manifest in goal.manifests {
+        fsx::remove_file(&plan::manifest_path(host.layout, manifest.component))?;
+    }
+    takedown::remove_containers(host.layout, host.runtime, host.journal).await?;
+    phase.done("stopped what an unfinished init left running");
+    Ok(())
+}
+
+fn set_aside<R>(path: &std::path::Path, host: &Host<'_, R>) -> Result<(), ApplyError> {
+    let stamp = host.clock.now().strftime("%Y%m%dT%H%M%SZ");
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".set-aside-{stamp}"));
+    let aside = path.with_file_name(name);
+    host.journal.append(&[
+        Record::Make { what: Creation::Tree { path: aside.clone() } },
+        Record::Make { what: Creation::Directory { path: aside.clone() } },
+    ])?;
+    fsx::rename(path, &aside)?;
+    host.printer.warning(&format!("etcd data of an unfinished init is now in `{}`", aside.display()));
+    Ok(())
+}
+
+async fn start_agent<R>(host: &Host<'_, R>) -> Result<Option<Child>, ApplyError> {
+    let phase = host.printer.phase("agent-start");
+    let (child, how) = match &host.launch {
+        Launch::Service { manager, command } => {
+            let child = manager.start(command, host.layout).await?;
+            let how = match manager {
+                Manager::Systemd => "started the agent as plinth-agent.service",
+                Manager::Detached => "started the agent as a process of its own session",
+            };
+            (child, how)
+        }
+        Launch::Foreground(begin) => {
+            begin.notify_one();
+            (None, "started the agent in this process")
+        }
+    };
+    phase.done(how);
+    Ok(child)
+}
+
+/// The health endpoints of the four components, and how to ask them.
+pub fn checkers(goal: &Goal<'_>, layout: &Layout) -> Result<Vec<Checker>, ApplyError> {
+    let found = kubeconfig::credentials("super-admin.conf", &super_admin(goal, layout)?)?;
+    let identity = Some(Identity::new(&found.certificate_pem, found.key_pem.expose()));
+    let credentials = Credentials { ca: found.ca_pem, identity };
+    let pods = goal.manifests.iter().map(|manifest| (manifest.component, &manifest.pod));
+    let targets = health::targets(goal.cluster.advertise_address, &credentials, pods)?;
+    Ok(targets.into_iter().map(Checker::new).collect::<Result<_, _>>()?)
+}
+
+fn super_admin(goal: &Goal<'_>, layout: &Layout) -> Result<String, ApplyError> {
+    let entry = goal.inventory.entries().iter().find_map(|entry| match &entry.kind {
+        Kind::Kubeconfig(spec) if spec.name == "super-admin" => entry.files.first(),
+        _ => None,
+    });
+    let path = entry.map_or_else(|| layout.kubernetes().join("super-admin.conf"), |file| file.path.clone());
+    Ok(fsx::read_to_string(&path)?)
+}
+
+async fn wait<R>(
+    goal: &Goal<'_>,
+    host: &Host<'_, R>,
+    agent: Option<&mut Child>,
+    interrupt: impl Future<Output = ()>,
+) -> Result<Vec<HealthyAfter>, ApplyError> {
+    enum Abort {
+        AgentEnded(std::process::ExitStatus),
+        Interrupted,
+    }
+    let checkers = checkers(goal, host.layout)?;
+    let phase = host.printer.phase("wait-control-plane");
+    let mut tasks: std::collections::BTreeMap<_, _> =
+        checkers.iter().map(|checker| (checker.component(), phase.task(checker.component().name()))).collect();
+    let on_change = |progress: Progress<'_>| match progress {
+        Progress::Waiting { component, reason } => {
+            if let Some(task) = tasks.get_mut(&component) {
+                task.update(&reason.to_string());
+            }
+        }
+        Progress::Healthy(Healthy { component, after }) => {
+            if let Some(task) = tasks.remove(&component) {
+                task.done(&format!("healthy after {:.1} s", after.as_secs_f64()));
+            }
+        }
+    };
+    let agent_ended = async {
+        match agent {
+            Some(child) => match child.wait().await {
+                Ok(status) => status,
+                Err(_) => std::future::pending().await,
+            },
+            None => std::future::pending().await,
+        }
+    };
+    let abort = async {
+        tokio::select! {
+            status = agent_ended => Abort::AgentEnded(status),
+            () = interrupt => Abort::Interrupted,
+        }
+    };
+    let within = goal.cluster.timeouts.control_plane_component_health_check;
+    match health::wait(&checkers, within, health::POLL, abort, on_change).await {
+        Ok(healthy) => {
+            phase.done("every component is healthy");
+            Ok(healthy
+                .into_iter()
+                .map(|Healthy { component, after }| HealthyAfter { component, seconds: after.as_secs_f64() })
+                .collect())
+        }
+        Err(unmet) => {
+            phase.failed("not every component is healthy");
+            Err(match unmet {
+                Unmet::TimedOut { after, unhealthy, .. } => ApplyError::Unhealthy {
+                    after,
+                    unhealthy: unhealthy.into_iter().map(|one| (one.component, one.reason.to_string())).collect(),
+                },
+                Unmet::Aborted { by: Abort::AgentEnded(status), .. } => {
+                    ApplyError::AgentEnded { status, log: host.layout.agent_log() }
+                }
+                Unmet::Aborted { by: Abort::Interrupted, .. } => ApplyError::Interrupted,
+            })
+        }
+    }
+}
+
+async fn bind_cluster_admins<R>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(), ApplyError> {
+    let phase = host.printer.phase("cluster-admins");
+    let super_admin = super_admin(goal, host.layout)?;
+    cluster::bind_cluster_admins(&super_admin, goal.cluster.timeouts.kubernetes_api_call).await?;
+    phase.done("admin.conf may administrate the cluster");
+    Ok(())
+}
+
+/// Keeps configuration and manifests as a new generation. The journal's record makes it count, so it comes last.
+fn commit<R>(goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger) -> Result<u32, ApplyError> {
+    let generation = ledger.committed.map_or(1, |(generation, _)| generation + 1);
+    let directory = plan::generation_directory(host.layout, generation);
+    fsx::create_directories(&directory, 0o700)?;
+    let file =
+        |name: String, content: &str| fsx::NewFile { path: directory.join(name), content: content.into(), mode: 0o600 };
+    let mut files = vec![file(plan::CONFIG_FILE.to_owned(), goal.config)];
+    files.extend(goal.manifests.iter().map(|m| file(crate::manifests::file_name(m.component), &m.yaml)));
+    fsx::write_batch(&files)?;
+    host.journal.append(&[Record::Commit { generation, at: host.clock.now() }])?;
+    Ok(generation)
+}

@@ -166,7 +166,7 @@ mod tests {
     }
 
     /// etcd is healthy after 100 ms; the API server after 1 s, with two failing checks until 0.5 s and one after it.
-    async fn scripted(index: usize, start: Instant) -> Result<(), Unhealthy> {
+    fn scripted(index: usize, start: Instant) -> Result<(), Unhealthy> {
         let age = start.elapsed().as_millis();
         match (index, age) {
             (0, 100..) | (1, 1000..) => Ok(()),
@@ -181,7 +181,7 @@ mod tests {
         let mut seen = Vec::new();
         let result = poll_all(
             &[ETCD, API],
-            async |i| scripted(i, start).await,
+            async |i| scripted(i, start),
             within,
             POLL,
             abort,

@@ -148,7 +148,11 @@ fn each_broken_kubeconfig_is_refused_by_its_check() {
     let field = |name: &str| ADMIN.lines().find(|line| line.contains(name)).unwrap().to_owned() + "\n";
     let cases: [(String, Expected, &str); 10] = [
         (String::new(), |e| matches!(e, KubeconfigError::Syntax { .. }), "not a kubeconfig"),
-        (ADMIN.replace("clusters:", "clusters: ["), |e| matches!(e, KubeconfigError::Syntax { .. }), "admin.conf"),
+        (
+            ADMIN.replace("clusters:", "clusters: ["),
+            |e| matches!(e, KubeconfigError::Syntax { .. }),
+            "admin.conf: not a kubeconfig (line ",
+        ),
         (
             ADMIN.replace("current-context: kubernetes-admin@kubernetes", "current-context: x"),
             |e| matches!(e, KubeconfigError::MissingEntry { .. }),

@@ -47,7 +47,7 @@ pub enum PkiError {
         source: rcgen::Error,
     },
     /// Key and certificate, or key and public key, are not halves of one pair.
-    #[error("{key_file} does not belong to {file}: the public keys differ")]
+    #[error("{key_file}: the private key does not match the public key in {file}")]
     KeyMismatch {
         /// Certificate or public key.
         file: String,
@@ -135,6 +135,8 @@ pub enum PkiError {
     Expired {
         /// File.
         file: String,
+        /// An authority cannot simply be made anew: everything it signed goes with it.
+        is_authority: bool,
         /// End of validity.
         not_after: Timestamp,
         /// The time compared with.
@@ -191,18 +193,16 @@ pub enum PkiError {
 impl Hint for PkiError {
     fn hints(&self) -> Vec<String> {
         let hint = match self {
-            Self::NotPem { file, .. } | Self::Damaged { file, .. } | Self::NotACertificate { file, .. } => format!(
-                "put the right file in place of {file}, or remove it together with its key to have both made anew"
-            ),
-            Self::KeyEncrypted { file } => format!("decrypt it: openssl pkey -in {file} -out {file}.plain"),
-            Self::KeyUnusable { file, .. } => {
-                format!("replace {file} and its certificate, or remove both to have them made anew")
+            Self::NotPem { file, .. } | Self::Damaged { file, .. } | Self::NotACertificate { file, .. } => {
+                format!("bring back the right {file}{}", or_anew(file))
             }
+            Self::KeyEncrypted { file } => format!("decrypt it: openssl pkey -in {file} -out {file}.plain"),
+            Self::KeyUnusable { file, .. } => format!("replace {file} and its certificate{}", or_anew(file)),
             Self::KeyMismatch { file, key_file } => {
-                format!("find the {key_file} that was made with {file}, or remove both to have them made anew")
+                format!("bring back the {key_file} that was made with {file}{}", or_anew(file))
             }
             Self::NotAnAuthority { file, .. } => {
-                format!("{file} must be the CA certificate itself (basicConstraints CA:TRUE), not a server's")
+                format!("{file} must be the certificate of an authority (basicConstraints CA:TRUE), not a server's")
             }
             Self::AuthorityName { file, .. } => format!(
                 "issue the leaf certificates elsewhere and take the key that belongs to {file} away (external CA mode)"
@@ -210,18 +210,20 @@ impl Hint for PkiError {
             Self::AuthorityKeyMissing { wanted, key_file } => {
                 format!("external CA: put {wanted} and its key in place, signed by that authority; or bring {key_file}")
             }
-            Self::NotSignedBy { file, authority_file, .. } => format!(
-                "was {authority_file} replaced? bring back the one that signed {file}, or remove {file} and its key to have them made anew"
-            ),
+            Self::NotSignedBy { file, authority_file, .. } => {
+                format!("was {authority_file} replaced? bring back the one that signed {file}{}", or_anew(file))
+            }
             Self::SignatureUnsupported { file, .. } => {
                 format!("have {file} signed with RSA or ECDSA (P-256, P-384) and SHA-2")
             }
-            Self::MissingSans { file, .. } | Self::MissingUsages { file, .. } => {
-                format!("remove {file} and its key to have them made anew with everything it needs")
+            Self::MissingSans { file, .. } | Self::MissingUsages { file, .. } | Self::Subject { file, .. } => {
+                format!("replace {file} by one that has it all{}", or_anew(file))
             }
-            Self::Subject { file, .. } => format!("remove {file} to have it made anew"),
+            Self::Expired { file, is_authority: true, .. } => {
+                format!("replace {file} and everything it signed; check the clock (`date -u`) if this is unexpected")
+            }
             Self::Expired { file, .. } => {
-                format!("remove {file} (and its key file) to have it made anew; check the clock if this is unexpected")
+                format!("renew {file}{}; check the clock (`date -u`) if this is unexpected", or_anew(file))
             }
             Self::NotYetValid { .. } => {
                 "the clock of this host is probably behind: check it with `date -u` and set it".to_owned()
@@ -234,5 +236,39 @@ impl Hint for PkiError {
             }
         };
         vec![hint]
+    }
+}
+
+/// What to remove so that the next `init` makes it. A pair must go as a whole; a kubeconfig is one file.
+fn or_anew(file: &str) -> String {
+    match file.rsplit_once('.') {
+        Some((_, "conf")) => format!(", or remove {file} to have it made anew"),
+        Some((base, "crt" | "key")) if base != "sa" && !base.ends_with("ca") => {
+            format!(", or remove {base}.crt and {base}.key to have them made anew")
+        }
+        Some(("sa", "pub")) => ", or remove sa.pub to have it derived from sa.key".to_owned(),
+        // An authority, or the key that signed every token: all that it signed would have to go, too.
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::or_anew;
+
+    #[test]
+    fn nobody_is_told_to_remove_an_authority() {
+        for (file, expected) in [
+            ("etcd/server.crt", ", or remove etcd/server.crt and etcd/server.key to have them made anew"),
+            ("apiserver.key", ", or remove apiserver.crt and apiserver.key to have them made anew"),
+            ("admin.conf", ", or remove admin.conf to have it made anew"),
+            ("sa.pub", ", or remove sa.pub to have it derived from sa.key"),
+            ("sa.key", ""),
+            ("ca.crt", ""),
+            ("etcd/ca.key", ""),
+            ("front-proxy-ca.crt", ""),
+        ] {
+            assert_eq!(or_anew(file), expected);
+        }
     }
 }

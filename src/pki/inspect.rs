@@ -256,44 +256,39 @@ fn list(sans: &[San]) -> String {
 }
 
 fn check_usages(file: &str, leaf: &X509Certificate<'_>, expected: &[Usage]) -> Result<(), PkiError> {
-    let refuse = |missing: &str, found: &str| {
-        Err(PkiError::MissingUsages { file: file.to_owned(), missing: missing.to_owned(), found: found.to_owned() })
-    };
+    let refuse =
+        |missing: String, found: String| Err(PkiError::MissingUsages { file: file.to_owned(), missing, found });
     // An absent extension allows everything (RFC 5280, 4.2.1.3 and 4.2.1.12).
     match leaf.key_usage() {
         Ok(Some(usage)) if !usage.value.digital_signature() => {
-            return refuse("digitalSignature", &usage.value.to_string());
+            return refuse("digitalSignature".to_owned(), usage.value.to_string());
         }
-        Err(_) => return refuse("digitalSignature", "the extension twice"),
+        Err(_) => return refuse("digitalSignature".to_owned(), "the extension twice".to_owned()),
         _ => {}
     }
     let usage = match leaf.extended_key_usage() {
         Ok(Some(usage)) => usage.value,
         Ok(None) => return Ok(()),
-        Err(_) => return refuse("serverAuth or clientAuth", "the extension twice"),
+        Err(_) => return refuse(usages(expected), "the extension twice".to_owned()),
     };
-    let has = |wanted: &Usage| {
+    let allows = |wanted: Usage| {
         usage.any
             || match wanted {
                 Usage::ServerAuth => usage.server_auth,
                 Usage::ClientAuth => usage.client_auth,
             }
     };
-    let names = |usages: Vec<Usage>| usages.iter().map(Usage::to_string).collect::<Vec<_>>().join(", ");
-    let missing: Vec<Usage> = expected.iter().filter(|wanted| !has(wanted)).copied().collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let found: Vec<Usage> = [Usage::ServerAuth, Usage::ClientAuth].into_iter().filter(has).collect();
-    refuse(&names(missing), if found.is_empty() { "neither serverAuth nor clientAuth" } else { found_name(&found) })
+    let (found, missing): (Vec<Usage>, Vec<Usage>) =
+        [Usage::ServerAuth, Usage::ClientAuth].into_iter().partition(|wanted| allows(*wanted));
+    let missing: Vec<Usage> = missing.into_iter().filter(|wanted| expected.contains(wanted)).collect();
+    if missing.is_empty() { Ok(()) } else { refuse(usages(&missing), usages(&found)) }
 }
 
-fn found_name(found: &[Usage]) -> &'static str {
-    match found {
-        [Usage::ServerAuth] => "serverAuth only",
-        [Usage::ClientAuth] => "clientAuth only",
-        _ => "serverAuth and clientAuth",
+fn usages(usages: &[Usage]) -> String {
+    if usages.is_empty() {
+        return "neither serverAuth nor clientAuth".to_owned();
     }
+    usages.iter().map(Usage::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn check_subject(file: &str, info: &CertificateInfo, spec: &Spec) -> Result<(), PkiError> {
@@ -312,7 +307,7 @@ pub(super) fn check_time(file: &str, certificate: &X509Certificate<'_>, now: Tim
     let validity = certificate.validity();
     if now.as_second() > validity.not_after.timestamp() {
         let not_after = timestamp(validity.not_after.timestamp());
-        return Err(PkiError::Expired { file: file.to_owned(), not_after, now });
+        return Err(PkiError::Expired { file: file.to_owned(), is_authority: certificate.is_ca(), not_after, now });
     }
     if now.as_second() < validity.not_before.timestamp() {
         let not_before = timestamp(validity.not_before.timestamp());

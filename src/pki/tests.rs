@@ -99,8 +99,13 @@ fn each_broken_leaf_is_refused_by_its_check() {
         (good, fixture!("broken/encrypted-sec1.key"), "KeyEncrypted", "apiserver.key"),
         (good, fixture!("broken/encrypted-pkcs8.key"), "KeyEncrypted", "apiserver.key"),
         (good, fixture!("broken/rsa-1024.key"), "KeyUnusable", "2048"),
-        (good, fixture!("broken/other.key"), "KeyMismatch", "apiserver.key does not belong to apiserver.crt"),
-        (good, fixture!("kubeadm/apiserver.key"), "KeyMismatch", "public keys differ"),
+        (
+            good,
+            fixture!("broken/other.key"),
+            "KeyMismatch",
+            "apiserver.key: the private key does not match the public key in apiserver.crt",
+        ),
+        (good, fixture!("kubeadm/apiserver.key"), "KeyMismatch", "apiserver.key"),
         (fixture!("broken/wrong-ca.crt"), LEAF_KEY, "NotSignedBy", "not signed by ca.crt"),
         (fixture!("broken/chain-through-leaf.crt"), LEAF_KEY, "NotAnAuthority", "CA:TRUE"),
         (fixture!("broken/missing-san.crt"), LEAF_KEY, "MissingSans", "not valid for 192.0.2.10 (it is valid for"),
@@ -160,7 +165,7 @@ fn each_broken_authority_is_refused_by_its_check() {
         let error = Authority::load(&spec("etcd-ca"), certificate, key, now()).unwrap_err();
         assert_eq!(variant(&error), expected, "{error}");
         assert!(error.to_string().contains("etcd/ca."), "{error}");
-        assert!(!error.hints().is_empty(), "{error}");
+        assert!(!error.hints().is_empty() && !error.hints()[0].contains("remove"), "{:?}", error.hints());
     }
 }
 
@@ -243,7 +248,7 @@ fn serial_numbers_are_random_positive_and_63_bits() {
     for _ in 0..20 {
         let issued = issue_authority(&spec("ca"), &policy(KeyAlgorithm::EcdsaP256), now()).unwrap();
         let serial = inspect("ca.crt", issued.certificate.as_bytes()).unwrap().serial;
-        assert!(serial.len() <= 8 * 3 - 1, "{serial}");
+        assert!(serial.len() < 8 * 3, "{serial}");
         assert!(u8::from_str_radix(&serial[..2], 16).unwrap() < 0x80, "{serial}");
         assert!(seen.insert(serial), "a repeated serial number");
     }

@@ -61,13 +61,13 @@ impl Fixture {
 
     /// Writes `net/<table>` with one line per `address in hexadecimal:port in hexadecimal`, state and inode.
     pub(crate) fn sockets(&self, table: &str, sockets: &[(&str, &str, u64)]) {
-        let mut text = HEADER.to_owned();
-        for (number, (local, state, inode)) in sockets.iter().enumerate() {
-            text += &format!(
+        let lines = sockets.iter().enumerate().map(|(number, (local, state, inode))| {
+            format!(
                 "{number:4}: {local} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000     0        0 \
                  {inode} 1 0000000010527b8c 100 0 0 10 0\n"
-            );
-        }
+            )
+        });
+        let text = std::iter::once(HEADER.to_owned()).chain(lines).collect::<Vec<_>>().concat();
         self.write(&format!("net/{table}"), &text);
     }
 }

@@ -97,9 +97,9 @@ impl Proc {
 fn count_list(list: &str) -> Option<usize> {
     list.split(',')
         .map(|range| {
-            let (first, last) = range.split_once('-').unwrap_or((range, range));
-            let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-            Some(last.checked_sub(first)? + 1)
+            let (low, high) = range.split_once('-').unwrap_or((range, range));
+            let (low, high): (usize, usize) = (low.parse().ok()?, high.parse().ok()?);
+            Some(high.checked_sub(low)? + 1)
         })
         .sum()
 }

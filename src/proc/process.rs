@@ -103,7 +103,7 @@ impl Proc {
     }
 
     /// The containers process `pid` is in, outermost first.
-    fn containers_of(&self, pid: i32) -> Result<Vec<String>> {
+    pub(super) fn containers_of(&self, pid: i32) -> Result<Vec<String>> {
         Ok(self.read_optional(&format!("{pid}/cgroup"))?.map(|text| container_ids(&text)).unwrap_or_default())
     }
 

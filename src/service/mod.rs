@@ -130,6 +130,11 @@ impl Manager {
     }
 }
 
+/// Makes systemd forget the unit whose file was removed.
+pub async fn forget_unit() -> Result<(), ServiceError> {
+    systemd::forget().await
+}
+
 /// The process id of the agent of this root, if one runs.
 pub fn running(layout: &Layout) -> Result<Option<i32>, ServiceError> {
     Ok(Lock::holder(&layout.agent_lock())?)

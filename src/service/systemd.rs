@@ -34,6 +34,10 @@ pub(super) async fn stop(layout: &Layout) -> Result<(), ServiceError> {
     Ok(())
 }
 
+pub(super) async fn forget() -> Result<(), ServiceError> {
+    systemctl(&["daemon-reload"]).await
+}
+
 async fn systemctl(arguments: &[&str]) -> Result<(), ServiceError> {
     let output = Command::new("systemctl")
         .args(arguments)

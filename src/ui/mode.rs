@@ -1,6 +1,7 @@
 //! How to talk, decided once from what is around us.
 
 /// What is around the command, as the command line found it.
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own, not a state")]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Surroundings {
     /// stderr is a terminal.
@@ -70,9 +71,8 @@ impl Mode {
         let capable = around.stderr_terminal && !around.dumb_terminal;
         let progress = match (around.verbosity, around.format) {
             (Verbosity::Quiet, _) | (Verbosity::Normal, Format::Json) => Progress::Hidden,
-            (Verbosity::Logs, _) => Progress::Lines,
             (Verbosity::Normal, Format::Text) if capable && !around.ci => Progress::Bars,
-            (Verbosity::Normal, Format::Text) => Progress::Lines,
+            (Verbosity::Normal | Verbosity::Logs, _) => Progress::Lines,
         };
         Self { progress, format: around.format, color: capable && !around.no_color }
     }

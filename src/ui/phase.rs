@@ -12,7 +12,7 @@ use super::printer::Printer;
 const TICK: Duration = Duration::from_millis(100);
 
 /// Lines a task may write at once …
-const BURST: u32 = 10;
+const BURST: u32 = 20;
 
 /// … and how long it takes until it may write one more. Normal starts stay below it; a crash loop does not flood.
 const REFILL: Duration = Duration::from_secs(5);
@@ -257,16 +257,16 @@ mod tests {
         for n in 0..1000 {
             task.update(&format!("reason {}", n % 2));
         }
-        assert_eq!(lines(), 10);
+        assert_eq!(lines(), 20);
         tokio::time::advance(REFILL).await;
         task.update("reason a");
         task.update("reason b");
-        assert_eq!(lines(), 11);
+        assert_eq!(lines(), 21);
         tokio::time::advance(REFILL * 100).await;
         for n in 0..1000 {
             task.update(&format!("reason {}", n % 2));
         }
-        assert_eq!(lines(), 21);
+        assert_eq!(lines(), 41);
     }
 
     #[test]

@@ -97,15 +97,14 @@ impl Printer {
 
     /// A failure: `error: …`, its causes, one per line, and hints.
     pub fn error(&self, error: &dyn std::error::Error, hints: &[String]) {
-        let mut text = format!("{} {error}", self.paint("31", "error:"));
-        for cause in std::iter::successors(error.source(), |cause| cause.source()) {
-            text.push_str(&format!("\n  caused by: {cause}"));
+        let mut lines = vec![format!("{} {error}", self.paint("31", "error:"))];
+        let causes = std::iter::successors(error.source(), |cause| cause.source());
+        lines.extend(causes.map(|cause| format!("  caused by: {cause}")));
+        if !hints.is_empty() {
+            lines.push(String::new());
         }
-        for (index, hint) in hints.iter().enumerate() {
-            let gap = if index == 0 { "\n\n" } else { "\n" };
-            text.push_str(&format!("{gap}{} {hint}", self.paint("36", "hint:")));
-        }
-        self.line(&text);
+        lines.extend(hints.iter().map(|hint| format!("{} {hint}", self.paint("36", "hint:"))));
+        self.line(&lines.join("\n"));
     }
 
     /// Text for people that is shown in any mode, such as an autopsy or a question's context.

@@ -1,0 +1,138 @@
+//! Gathers the evidence from the host: whatever can be learnt, going on where something cannot.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{CertificateDates, ComponentEvidence, Evidence, PortOwner, disk_free};
+use crate::agent::client::AgentClient;
+use crate::agent::status::AgentStatus;
+use crate::apply::{Goal, Host};
+use crate::config::HostFacts;
+use crate::health::Target;
+use crate::manifests::Manifest;
+use crate::pki;
+use crate::proc::Proc;
+use crate::release::Component;
+use crate::runtime::{Container, Runtime, labels};
+use crate::takedown;
+
+/// How much of each component's log is looked at.
+const LOG_LINES: usize = 40;
+
+/// Looks at everything that can explain why `unhealthy` components did not come up within `waited`.
+pub async fn gather<R: Runtime>(
+    goal: &Goal<'_>,
+    host: &Host<'_, R>,
+    waited: Duration,
+    unhealthy: &[(Component, String)],
+) -> Evidence {
+    let agent = match AgentClient::new(host.layout) {
+        Ok(client) => client.status().await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let info = host.runtime.info().await;
+    let containers = match takedown::agent_id(host.layout) {
+        Ok(Some(id)) => host.runtime.list(&id).await.unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    let mut components = Vec::new();
+    for manifest in goal.manifests {
+        let component = manifest.component;
+        let image = goal.cluster.image(component);
+        let is_missing = matches!(host.runtime.image(&image).await, Ok(None));
+        let log = match newest(&containers, component) {
+            Some(container) => host.runtime.logs(&container.id, LOG_LINES).await.unwrap_or_default(),
+            None => String::new(),
+        };
+        let reason = unhealthy.iter().find(|(one, _)| *one == component).map(|(_, reason)| reason.clone());
+        components.push(ComponentEvidence {
+            component,
+            unhealthy: reason,
+            missing_image: is_missing.then_some(image),
+            log: log.lines().map(str::to_owned).collect(),
+        });
+    }
+    let etcd_data_dir = host.layout.below_root(&goal.cluster.etcd.data_dir);
+    let mut directories = vec![etcd_data_dir.clone(), host.layout.state()];
+    directories.extend(info.as_ref().ok().map(|info| info.data_root.clone()));
+    Evidence {
+        now: host.clock.now(),
+        waited,
+        runtime: info.map(drop).map_err(|error| error.to_string()),
+        ports: port_owners(goal, &containers, agent.as_ref().ok()),
+        agent,
+        components,
+        disks: directories.iter().filter_map(|path| disk_free(path).ok()).collect(),
+        memory_available: Proc::new(host.layout.proc()).memory().ok().map(|memory| memory.available),
+        certificates: certificates(goal),
+        advertise_address: goal.cluster.advertise_address,
+        address_is_ours: HostFacts::collect([]).map_or(true, |facts| facts.has_address(goal.cluster.advertise_address)),
+        etcd_data_dir,
+    }
+}
+
+/// The newest container of `component`.
+fn newest(containers: &[Container], component: Component) -> Option<&Container> {
+    containers
+        .iter()
+        .filter(|container| container.labels.get(labels::CONTAINER_NAME).is_some_and(|name| name == component.name()))
+        .max_by_key(|container| container.created_at)
+}
+
+/// Who listens on the ports that the components' probes ask, and on etcd's client and peer ports.
+fn port_owners(goal: &Goal<'_>, containers: &[Container], agent: Option<&AgentStatus>) -> Vec<PortOwner> {
+    let wanted: Vec<(u16, Component)> = goal
+        .manifests
+        .iter()
+        .flat_map(|manifest| {
+            let more: &[u16] = if manifest.component == Component::Etcd { &[2379, 2380] } else { &[] };
+            probed_port(goal, manifest)
+                .into_iter()
+                .chain(more.iter().copied())
+                .map(|port| (port, manifest.component))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let ports: Vec<u16> = wanted.iter().map(|(port, _)| *port).collect();
+    let ours = |id: &str| {
+        containers.iter().any(|container| container.id == id)
+            || agent.is_some_and(|agent| {
+                agent.pods.iter().flat_map(|pod| &pod.containers).any(|c| c.container_id.as_deref() == Some(id))
+            })
+    };
+    let listeners = Proc::default().listeners(&ports).unwrap_or_default();
+    listeners
+        .into_iter()
+        .filter_map(|listener| {
+            let component = wanted.iter().find(|(port, _)| *port == listener.port)?.1;
+            let process = listener.process;
+            Some(PortOwner {
+                port: listener.port,
+                component,
+                pid: process.as_ref().map(|process| process.pid),
+                ours: process.as_ref().and_then(|process| process.container.as_deref()).is_some_and(ours),
+                command: process.map(|process| process.command).unwrap_or_default(),
+            })
+        })
+        .collect()
+}
+
+fn probed_port(goal: &Goal<'_>, manifest: &Manifest) -> Option<u16> {
+    let node = goal.cluster.advertise_address;
+    let target = Target::from_pod(manifest.component, &manifest.pod, node, crate::health::Trust::Plain).ok()?;
+    target.url.port_or_known_default()
+}
+
+fn certificates(goal: &Goal<'_>) -> Vec<CertificateDates> {
+    let files = goal.inventory.entries().iter().flat_map(|entry| &entry.files);
+    let paths: Vec<PathBuf> =
+        files.map(|file| file.path.clone()).filter(|path| path.extension().is_some_and(|e| e == "crt")).collect();
+    paths
+        .into_iter()
+        .filter_map(|file| {
+            let pem = crate::fsx::read(&file).ok()?;
+            let info = pki::inspect(&file.display().to_string(), &pem).ok()?;
+            Some(CertificateDates { file, not_before: info.not_before, not_after: info.not_after })
+        })
+        .collect()
+}

@@ -1,0 +1,309 @@
+//! Looks at the host: the impure half of the plan.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::inventory::{Entry, Inventory, Kind};
+use super::{EtcdData, Found, FoundManifest, Item, Observed, Standing};
+use crate::config::Cluster;
+use crate::error::Hint;
+use crate::fsx::{self, FsError};
+use crate::journal::{Creation, Ledger, Operation};
+use crate::kubeconfig;
+use crate::layout::Layout;
+use crate::manifests;
+use crate::pki::{self, Authority};
+use crate::release::Component;
+
+/// Name of the effective configuration in a generation's directory.
+pub const CONFIG_FILE: &str = "config.yaml";
+
+/// What runs, found out by the caller.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Live {
+    /// The agent of this root runs.
+    pub agent_runs: bool,
+    /// Containers of ours exist.
+    pub has_containers: bool,
+    /// Components that are not healthy, each with the reason.
+    pub unhealthy: BTreeMap<Component, String>,
+}
+
+/// Reads what is on the host. Nothing is written; what cannot be read is an error, what is wrong is a [`Found::Bad`].
+pub fn observe(
+    cluster: &Cluster,
+    layout: &Layout,
+    inventory: &Inventory,
+    ledger: &Ledger,
+    live: Live,
+    now: Timestamp,
+) -> Result<Observed, FsError> {
+    Ok(Observed {
+        standing: standing(layout, ledger)?,
+        credentials: credentials(inventory, ledger, now)?,
+        manifests: manifests(layout, ledger)?,
+        etcd_data: etcd_data(&layout.below_root(&cluster.etcd.data_dir), ledger)?,
+        agent_runs: live.agent_runs,
+        unhealthy: live.unhealthy,
+        has_containers: live.has_containers,
+    })
+}
+
+/// How far earlier runs came, with the configuration of the one that succeeded.
+pub fn standing(layout: &Layout, ledger: &Ledger) -> Result<Standing, FsError> {
+    Ok(match (ledger.committed, ledger.last_operation) {
+        (Some((generation, _)), _) => Standing::Committed {
+            config: fsx::read_to_string(&generation_directory(layout, generation).join(CONFIG_FILE))?,
+        },
+        (None, Some(Operation::Init)) => Standing::Unfinished,
+        (None, _) => Standing::New,
+    })
+}
+
+/// Where generation `number` is kept.
+pub fn generation_directory(layout: &Layout, number: u32) -> PathBuf {
+    layout.generations().join(number.to_string())
+}
+
+/// Where the manifest of `component` is.
+pub fn manifest_path(layout: &Layout, component: Component) -> PathBuf {
+    layout.manifests().join(manifests::file_name(component))
+}
+
+/// The authorities among `inventory` that are on disk and in order, by item.
+pub fn authorities(inventory: &Inventory, now: Timestamp) -> Result<BTreeMap<Item, Authority>, FsError> {
+    let mut found = BTreeMap::new();
+    for entry in inventory.entries() {
+        if let Kind::Certificate(spec) = &entry.kind
+            && spec.is_authority()
+            && let [Some(certificate), key] = &contents(entry)?[..]
+            && let Ok(authority) = Authority::load(spec, certificate, key.as_deref(), now)
+        {
+            found.insert(entry.credential.item, authority);
+        }
+    }
+    Ok(found)
+}
+
+fn credentials(inventory: &Inventory, ledger: &Ledger, now: Timestamp) -> Result<BTreeMap<Item, Found>, FsError> {
+    let authorities = authorities(inventory, now)?;
+    let mut found = BTreeMap::new();
+    for entry in inventory.entries() {
+        let contents = contents(entry)?;
+        if contents.iter().all(Option::is_none) {
+            continue;
+        }
+        let state = match check(entry, &contents, &authorities, now) {
+            Ok(can_sign) => Found::Good { can_sign },
+            Err(Wrong { reason, hints }) => {
+                let ours = entry.files.iter().any(|file| ledger.has_file(&file.path));
+                Found::Bad { reason, hints, ours }
+            }
+        };
+        found.insert(entry.credential.item, state);
+    }
+    Ok(found)
+}
+
+/// Why a credential on disk is not the one that is wanted.
+struct Wrong {
+    reason: String,
+    hints: Vec<String>,
+}
+
+impl<E: std::error::Error + Hint> From<E> for Wrong {
+    fn from(error: E) -> Self {
+        let mut reason = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            reason = format!("{reason}: {error}");
+            cause = error.source();
+        }
+        Self { reason, hints: error.hints() }
+    }
+}
+
+/// Whether the credential can sign, or what is wrong with it.
+fn check(
+    entry: &Entry,
+    contents: &[Option<Vec<u8>>],
+    authorities: &BTreeMap<Item, Authority>,
+    now: Timestamp,
+) -> Result<bool, Wrong> {
+    let missing = |index: usize| {
+        let path = &entry.files[index].path;
+        let other = &entry.files[1 - index].path;
+        Wrong {
+            reason: format!("`{}` is there, but `{}` is missing", other.display(), path.display()),
+            hints: vec![format!("put it back, or remove `{}` to have both made anew", other.display())],
+        }
+    };
+    let authority = || {
+        let item = entry.credential.authority.unwrap_or_default();
+        authorities.get(item).ok_or_else(|| Wrong {
+            reason: format!("{} is there, but its authority ({item}) is missing or broken", entry.credential.item),
+            hints: vec!["put the authority back, or remove what it signed".to_owned()],
+        })
+    };
+    match (&entry.kind, contents) {
+        (Kind::Certificate(spec), [Some(certificate), key]) if spec.is_authority() => {
+            Ok(Authority::load(spec, certificate, key.as_deref(), now)?.can_sign())
+        }
+        (Kind::Certificate(spec), [Some(certificate), Some(key)]) => {
+            pki::check_leaf(spec, certificate, key, authority()?, now)?;
+            Ok(false)
+        }
+        (Kind::ServiceAccount, [Some(public), Some(private)]) => {
+            pki::check_service_account(private, public)?;
+            Ok(false)
+        }
+        (Kind::Kubeconfig(spec), [Some(text)]) => {
+            kubeconfig::check(&String::from_utf8_lossy(text), spec, authority()?, now)?;
+            Ok(false)
+        }
+        (_, [Some(_), _]) => Err(missing(1)),
+        _ => Err(missing(0)),
+    }
+}
+
+fn contents(entry: &Entry) -> Result<Vec<Option<Vec<u8>>>, FsError> {
+    entry.files.iter().map(|file| fsx::read_optional(&file.path)).collect()
+}
+
+fn manifests(layout: &Layout, ledger: &Ledger) -> Result<BTreeMap<Component, FoundManifest>, FsError> {
+    let mut found = BTreeMap::new();
+    for component in Component::ALL {
+        let path = manifest_path(layout, component);
+        if let Some(content) = fsx::read_optional(&path)? {
+            let content = String::from_utf8_lossy(&content).into_owned();
+            let ours = ledger.has_file(&path);
+            found.insert(component, FoundManifest { path, content, ours });
+        }
+    }
+    Ok(found)
+}
+
+fn etcd_data(path: &Path, ledger: &Ledger) -> Result<EtcdData, FsError> {
+    let empty = match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => return Err(FsError::of("read directory", path)(error)),
+    };
+    Ok(match (empty, ledger.has(&Creation::Tree { path: path.to_path_buf() })) {
+        (true, _) => EtcdData::Empty,
+        (false, true) => EtcdData::Ours,
+        (false, false) => EtcdData::Foreign,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    struct Host {
+        _root: tempfile::TempDir,
+        layout: Layout,
+        inventory: Inventory,
+        ledger: Ledger,
+        now: Timestamp,
+    }
+
+    /// A host with the authority `ca` and the leaf `apiserver` on disk.
+    fn host() -> Host {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        let cluster = Cluster::example();
+        let inventory = Inventory::of(&cluster, &layout);
+        let now = Clock::system().now();
+        let spec = |item| match &inventory.entry(item).unwrap().kind {
+            Kind::Certificate(spec) => spec.clone(),
+            other => panic!("{other:?}"),
+        };
+        let write = |item, issued: &pki::Issued| {
+            let files = &inventory.entry(item).unwrap().files;
+            fsx::create_directories(files[0].path.parent().unwrap(), 0o755).unwrap();
+            fsx::write_atomic(&files[0].path, issued.certificate.as_bytes(), 0o644).unwrap();
+            fsx::write_atomic(&files[1].path, issued.key.expose().as_bytes(), 0o600).unwrap();
+        };
+        let policy = &cluster.certificates;
+        let ca = pki::issue_authority(&spec("certs/ca"), policy, now).unwrap();
+        write("certs/ca", &ca);
+        let authority =
+            Authority::load(&spec("certs/ca"), ca.certificate.as_bytes(), Some(ca.key.expose().as_bytes()), now)
+                .unwrap();
+        write("certs/apiserver", &pki::issue_leaf(&spec("certs/apiserver"), &authority, policy, now).unwrap());
+        Host { _root: root, layout, inventory, ledger: Ledger::default(), now }
+    }
+
+    impl Host {
+        fn found(&self) -> BTreeMap<Item, Found> {
+            credentials(&self.inventory, &self.ledger, self.now).unwrap()
+        }
+
+        fn file(&self, item: Item, index: usize) -> PathBuf {
+            self.inventory.entry(item).unwrap().files[index].path.clone()
+        }
+    }
+
+    fn reason(found: Option<&Found>) -> (&str, bool) {
+        match found {
+            Some(Found::Bad { reason, ours, .. }) => (reason, *ours),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_there_and_right_is_good_and_what_is_not_there_is_absent() {
+        let found = host().found();
+        assert_eq!(found.get("certs/ca"), Some(&Found::Good { can_sign: true }));
+        assert_eq!(found.get("certs/apiserver"), Some(&Found::Good { can_sign: false }));
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn half_a_pair_says_which_half_is_missing() {
+        let host = host();
+        fsx::remove_file(&host.file("certs/apiserver", 1)).unwrap();
+        let found = host.found();
+        let (reason, ours) = reason(found.get("certs/apiserver"));
+        assert!(reason.ends_with("apiserver.key` is missing") && !ours, "{reason}");
+    }
+
+    #[test]
+    fn an_authority_without_its_key_cannot_sign() {
+        let host = host();
+        fsx::remove_file(&host.file("certs/ca", 1)).unwrap();
+        assert_eq!(host.found().get("certs/ca"), Some(&Found::Good { can_sign: false }));
+    }
+
+    #[test]
+    fn a_leaf_without_its_authority_is_bad() {
+        let host = host();
+        fsx::remove_file(&host.file("certs/ca", 0)).unwrap();
+        fsx::remove_file(&host.file("certs/ca", 1)).unwrap();
+        let found = host.found();
+        assert!(reason(found.get("certs/apiserver")).0.contains("its authority (certs/ca) is missing"));
+        assert!(!found.contains_key("certs/ca"));
+    }
+
+    #[test]
+    fn etcd_data_is_ours_only_by_the_ledger() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("etcd");
+        let mut ledger = Ledger::default();
+        assert_eq!(etcd_data(&path, &ledger).unwrap(), EtcdData::Empty);
+        std::fs::create_dir_all(path.join("member")).unwrap();
+        assert_eq!(etcd_data(&path, &ledger).unwrap(), EtcdData::Foreign);
+        ledger.insert(Creation::Tree { path: path.clone() });
+        assert_eq!(etcd_data(&path, &ledger).unwrap(), EtcdData::Ours);
+    }
+
+    #[test]
+    fn a_new_host_has_no_standing() {
+        let host = host();
+        assert_eq!(standing(&host.layout, &host.ledger).unwrap(), Standing::New);
+    }
+}

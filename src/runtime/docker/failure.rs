@@ -1,0 +1,104 @@
+//! What came back from the engine when it was not what we asked for.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bollard::errors::Error;
+
+use crate::runtime::RuntimeError;
+
+/// A failed request, before the operation that made it gives it a meaning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// No answer: no socket, no permission, connection lost, time over.
+    Silent(String),
+    /// The engine answered with an HTTP error.
+    Status(u16, String),
+    /// The engine answered with something we cannot use, or reported an error within a stream.
+    Words(String),
+}
+
+impl Failure {
+    /// Sorts an error of the client; `host` is the address it spoke to.
+    pub(super) fn new(host: &str, error: &Error) -> Self {
+        match error {
+            Error::DockerResponseServerError { status_code, message } => Self::Status(*status_code, message.clone()),
+            Error::DockerStreamError { error } => Self::Words(error.clone()),
+            Error::SocketNotFoundError(_) => Self::Silent(format!("{host}: there is no such socket")),
+            Error::RequestTimeoutError => Self::Silent(format!("{host}: no answer in time")),
+            Error::IOError { .. } | Error::HyperLegacyError { .. } | Error::HyperResponseError { .. } => {
+                Self::Silent(format!("{host}: {}", causes(error)))
+            }
+            other => Self::Words(causes(other)),
+        }
+    }
+
+    /// Time was over before the engine answered.
+    pub(super) fn late(host: &str, limit: Duration) -> Self {
+        Self::Silent(format!("{host}: no answer within {} s", limit.as_secs_f32()))
+    }
+
+    /// Whether the engine says that the thing asked for does not exist.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Status(404, _))
+    }
+
+    /// Whether the thing is in a state, or has a name, that does not allow this.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Status(409, _))
+    }
+
+    /// The engine's words.
+    pub(super) fn words(self) -> String {
+        let (Self::Silent(words) | Self::Status(_, words) | Self::Words(words)) = self;
+        words
+    }
+
+    /// The error of an operation ("create container `x`") for which this failure has no better meaning.
+    pub(super) fn of(self, operation: impl Into<String>) -> RuntimeError {
+        match self {
+            Self::Silent(words) => RuntimeError::Unreachable(words),
+            Self::Status(_, reason) | Self::Words(reason) => {
+                RuntimeError::Refused { operation: operation.into(), reason }
+            }
+        }
+    }
+}
+
+/// The innermost causes of the HTTP client's errors say what happened; the outer ones only that something did.
+fn causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let words = inner.to_string();
+        if !text.ends_with(&words) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ": {words}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_unreachable_and_the_rest_is_a_refusal() {
+        let io = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let cases = [
+            (Error::IOError { err: io }, true, "unix:///x: permission denied"),
+            (Error::SocketNotFoundError("/x".to_owned()), true, "unix:///x: there is no such socket"),
+            (Error::RequestTimeoutError, true, "unix:///x: no answer in time"),
+            (Error::DockerResponseServerError { status_code: 500, message: "no".to_owned() }, false, "no"),
+            (Error::DockerStreamError { error: "denied".to_owned() }, false, "denied"),
+        ];
+        for (error, unreachable, words) in cases {
+            let failure = Failure::new("unix:///x", &error);
+            assert_eq!(failure.clone().words(), words);
+            assert_eq!(failure.of("do it").is_unreachable(), unreachable, "{words}");
+        }
+    }
+}
