@@ -11,7 +11,7 @@
 #              read, nothing that is written stays. What a cluster of the host
 #              has left there is hidden. /run is empty. All else is shared
 #   engine     dockerd on unix:///var/run/docker.sock with the component images
-#              and plinth.test/busybox:1, no containers, cgroups of its own; it
+#              and plinth-test/busybox:1, no containers, cgroups of its own; it
 #              can be stopped and started as plain `dockerd`
 # so that it neither sees nor harms a cluster of the host. The exit code is the
 # command's. At the end, also by a signal, everything is gone; after SIGKILL no

@@ -21,8 +21,8 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-IMAGE=plinth.test/systemd:1
-ARCHIVE=$PLINTH_CACHE/images/plinth.test_systemd_1.tar
+IMAGE=plinth-test/systemd:1
+ARCHIVE=$PLINTH_CACHE/images/plinth-test_systemd_1.tar
 PACKAGES=systemd,systemd-sysv,dbus,docker.io,iptables,iproute2,procps,ca-certificates
 
 main() {

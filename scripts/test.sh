@@ -7,13 +7,13 @@
 # Sections, all of them by default, in this order:
 #   check      scripts/check.sh: format, lints, docs, dependencies, licences
 #   release    the release build; does scripts/images.sh agree with it?
-#   unit       cargo test: unit tests, goldens, contracts without an engine
-#   e2e        the tests that need root and an engine, each in sandboxes of its
-#              own (scripts/sandbox.sh), with the release binary
+#   unit       cargo test in a sandbox: unit tests, goldens, and the runtime's
+#              contract on its engine
+#   e2e        tests marked #[ignore = "end to end"], with the release binary;
+#              each starts the sandboxes that it needs
 #
-# A test that needs a sandbox is marked `#[ignore = "needs a sandbox"]`; it is
-# run by the last section only. A cluster of the host is neither seen nor
-# harmed. Every section runs, whatever those before it said.
+# Sandboxes (scripts/sandbox.sh) neither see nor harm a cluster of the host.
+# Every section runs, whatever those before it said.
 #
 # Environment:
 #   PLINTH_CACHE      tools, images, prepared engine, build output
@@ -67,7 +67,11 @@ section_release() {
     PLINTH=$CARGO_TARGET_DIR/release/plinth scripts/tests/images.sh
 }
 
-section_unit() { cargo test --locked --no-fail-fast; }
+section_unit() {
+    # Fetched and built outside: a sandbox has no way out.
+    cargo test --locked --no-run
+    PLINTH_REQUIRE_DOCKER=1 scripts/sandbox.sh cargo test --locked --offline --no-fail-fast
+}
 
 section_e2e() {
     scripts/sandbox.sh --prepare
