@@ -133,7 +133,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
     if plan.is_empty() {
         return init.nothing_to_do(args.foreground).await;
     }
-    init.preflight().await?;
+    Box::pin(init.preflight()).await?;
     fsx::create_directories(&context.layout.state(), 0o700)?;
     let _lock = Lock::try_take(&context.layout.lock())?.map_err(busy)?;
     init.pull_images().await?;
@@ -298,7 +298,7 @@ impl Init<'_> {
             not_before: &self.not_before(),
         };
         let phase = printer.phase("preflight");
-        let report = preflight::run(&context, &self.loaded.ignore_preflight_errors)
+        let report = Box::pin(preflight::run(&context, &self.loaded.ignore_preflight_errors))
             .await
             .map_err(|error| Failure::hinted(error, Exit::Usage))?;
         for finding in &report.findings {

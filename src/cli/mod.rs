@@ -50,7 +50,7 @@ enum Output {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Set up the control plane on this host, or check the one that runs here
-    Init(init::Args),
+    Init(Box<init::Args>),
     /// Remove everything that plinth made on this host
     Reset(reset::Args),
     /// Show what runs, whether it is well, and why not
@@ -188,6 +188,7 @@ fn run(command: Command, context: &Context) -> Outcome {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Threads {
     One,
     Many,

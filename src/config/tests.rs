@@ -55,11 +55,11 @@ fn without_file_and_flags_everything_has_a_default() {
     assert_eq!(cluster.networking.pod_subnets, []);
     assert_eq!(cluster.networking.dns_domain, "cluster.local");
     assert_eq!(cluster.certificates.algorithm, KeyAlgorithm::EcdsaP256);
-    assert_eq!(cluster.certificates.leaf_validity, Duration::from_secs(365 * 86400));
-    assert_eq!(cluster.certificates.ca_validity, Duration::from_secs(3650 * 86400));
+    assert_eq!(cluster.certificates.leaf_validity, Duration::from_hours(8760));
+    assert_eq!(cluster.certificates.ca_validity, Duration::from_hours(87600));
     assert_eq!(cluster.etcd.data_dir, Path::new("/var/lib/etcd"));
-    assert_eq!(cluster.timeouts.control_plane_component_health_check, Duration::from_secs(240));
-    assert_eq!(cluster.timeouts.kubernetes_api_call, Duration::from_secs(60));
+    assert_eq!(cluster.timeouts.control_plane_component_health_check, Duration::from_mins(4));
+    assert_eq!(cluster.timeouts.kubernetes_api_call, Duration::from_mins(1));
     assert_eq!((skip_phases, ignore_preflight_errors, dry_run, warnings), (vec![], vec![], false, vec![]));
 }
 
