@@ -31,6 +31,7 @@ use crate::takedown;
 
 /// Flags are kubeadm's wherever it has them.
 #[derive(Debug, clap::Args)]
+#[command(after_help = phases())]
 pub(super) struct Args {
     /// File with an InitConfiguration and a ClusterConfiguration of kubeadm.k8s.io/v1beta4; `-` is stdin
     #[arg(long, value_name = "FILE")]
@@ -80,6 +81,13 @@ pub(super) struct Args {
     /// Run the agent in this process and stay, for containers and supervisors
     #[arg(long)]
     foreground: bool,
+}
+
+/// The phases for the help text.
+fn phases() -> String {
+    let width = plan::INIT.iter().map(|phase| phase.name.len()).max().unwrap_or_default();
+    let lines: Vec<_> = plan::INIT.iter().map(|phase| format!("  {:width$}  {}", phase.name, phase.about)).collect();
+    format!("Phases:\n{}", lines.join("\n"))
 }
 
 impl Args {
@@ -527,4 +535,46 @@ fn refused(refusals: &[Refusal]) -> Failure {
     }
     let lines: Vec<_> = refusals.iter().map(ToString::to_string).collect();
     Failure::failed(anyhow!("{}", lines.join("\n"))).with_hints(hints)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory as _, Parser as _};
+
+    #[derive(Debug, clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(line: &str) -> Args {
+        Command::try_parse_from(std::iter::once("init").chain(line.split_whitespace())).unwrap().args
+    }
+
+    #[test]
+    fn help_lists_the_phases_that_are_run() {
+        let help = Command::command().render_help().to_string();
+        let listed: Vec<_> = help
+            .lines()
+            .skip_while(|line| *line != "Phases:")
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        let known: Vec<_> = plan::INIT.iter().map(|phase| phase.name).collect();
+        assert_eq!(listed, known);
+    }
+
+    #[test]
+    fn a_rerun_keeps_the_stored_configuration_only_when_nothing_is_said_about_the_cluster() {
+        for (line, keeps) in [
+            ("", true),
+            ("--dry-run --skip-phases=certs --ignore-preflight-errors=Swap,Mem --foreground", true),
+            ("--service-cidr 10.97.0.0/16", false),
+            ("--config x.yaml", false),
+            ("--node-name m1 --dry-run", false),
+        ] {
+            assert_eq!(args(line).asks_for_nothing(), keeps, "{line}");
+        }
+    }
 }
