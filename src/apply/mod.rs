@@ -150,8 +150,8 @@ pub enum ApplyError {
     Interrupted,
 }
 
-/// Performs the steps of `plan` one after the other. `interrupt` ends it at the next step, or in the middle of a
-/// wait.
+/// Performs the steps of `plan` one after the other. `interrupt` ends it wherever something is waited for; the next
+/// `init` goes on from what is there.
 pub async fn execute<R: Runtime>(
     plan: &Plan,
     goal: &Goal<'_>,
@@ -159,12 +159,24 @@ pub async fn execute<R: Runtime>(
     ledger: &Ledger,
     interrupt: impl Future<Output = ()>,
 ) -> Result<Outcome, ApplyError> {
+    tokio::select! {
+        outcome = perform(plan, goal, host, ledger) => outcome,
+        () = interrupt => Err(ApplyError::Interrupted),
+    }
+}
+
+async fn perform<R: Runtime>(
+    plan: &Plan,
+    goal: &Goal<'_>,
+    host: &Host<'_, R>,
+    ledger: &Ledger,
+) -> Result<Outcome, ApplyError> {
     announce(plan, goal, host, ledger)?;
-    let mut interrupt = std::pin::pin!(interrupt);
     let mut outcome = Outcome::default();
     let mut agent = None;
     let mut steps = plan.steps.as_slice();
     while let Some(step) = steps.first() {
+        tracing::info!(phase = step.phase(), "{step}");
         let mut performed = 1;
         match step {
             Step::StopPods => stop_pods(goal, host).await?,
@@ -175,7 +187,7 @@ pub async fn execute<R: Runtime>(
                 files::write(&steps[..performed], goal, host)?;
             }
             Step::StartAgent => agent = start_agent(host).await?,
-            Step::Wait => outcome.healthy = wait(goal, host, agent.as_mut(), interrupt.as_mut()).await?,
+            Step::Wait => outcome.healthy = wait(goal, host, agent.as_mut()).await?,
             Step::BindClusterAdmins => bind_cluster_admins(goal, host).await?,
             Step::Commit => outcome.generation = Some(commit(goal, host, ledger)?),
         }
@@ -297,12 +309,7 @@ async fn wait<R>(
     goal: &Goal<'_>,
     host: &Host<'_, R>,
     agent: Option<&mut Child>,
-    interrupt: impl Future<Output = ()>,
 ) -> Result<Vec<HealthyAfter>, ApplyError> {
-    enum Abort {
-        AgentEnded(std::process::ExitStatus),
-        Interrupted,
-    }
     let checkers = checkers(goal, host.layout)?;
     let phase = host.printer.phase("wait-control-plane");
     let mut tasks: std::collections::BTreeMap<_, _> =
@@ -328,14 +335,8 @@ async fn wait<R>(
             None => std::future::pending().await,
         }
     };
-    let abort = async {
-        tokio::select! {
-            status = agent_ended => Abort::AgentEnded(status),
-            () = interrupt => Abort::Interrupted,
-        }
-    };
     let within = goal.cluster.timeouts.control_plane_component_health_check;
-    match health::wait(&checkers, within, health::POLL, abort, on_change).await {
+    match health::wait(&checkers, within, health::POLL, agent_ended, on_change).await {
         Ok(healthy) => {
             phase.done("every component is healthy");
             Ok(healthy
@@ -350,10 +351,7 @@ async fn wait<R>(
                     after,
                     unhealthy: unhealthy.into_iter().map(|one| (one.component, one.reason.to_string())).collect(),
                 },
-                Unmet::Aborted { by: Abort::AgentEnded(status), .. } => {
-                    ApplyError::AgentEnded { status, log: host.layout.agent_log() }
-                }
-                Unmet::Aborted { by: Abort::Interrupted, .. } => ApplyError::Interrupted,
+                Unmet::Aborted { by: status, .. } => ApplyError::AgentEnded { status, log: host.layout.agent_log() },
             })
         }
     }
