@@ -62,11 +62,8 @@ impl Metrics {
 
     /// A container was started again.
     pub fn restarted(&self, namespace: &str, pod: &str, container: &str) {
-        let labels = ContainerLabels {
-            namespace: namespace.to_owned(),
-            pod: pod.to_owned(),
-            container: container.to_owned(),
-        };
+        let labels =
+            ContainerLabels { namespace: namespace.to_owned(), pod: pod.to_owned(), container: container.to_owned() };
         self.restarts.get_or_create(&labels).inc();
     }
 
@@ -82,7 +79,7 @@ impl Metrics {
         self.actions.get_or_create(&ActionLabels { action, result }).inc();
     }
 
-    /// The counters in the text format of OpenMetrics.
+    /// The counters in the `OpenMetrics` text format.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.

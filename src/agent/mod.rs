@@ -235,7 +235,7 @@ fn agent_id(path: &Path) -> Result<String, AgentError> {
     }
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| AgentError::Random)?;
-    let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = pod::identity::hex(&random);
     fsx::write_atomic(path, format!("{id}\n").as_bytes(), 0o600)?;
     Ok(id)
 }
@@ -300,9 +300,7 @@ impl<R: Runtime> Hub<R> {
     }
 
     /// Waits for the runtime, follows its events, and lists what is there.
-    async fn connect(
-        &mut self,
-    ) -> (mpsc::UnboundedReceiver<Result<Event, RuntimeError>>, JoinSet<()>) {
+    async fn connect(&mut self) -> (mpsc::UnboundedReceiver<Result<Event, RuntimeError>>, JoinSet<()>) {
         let (mut pause, longest) = AWAY;
         loop {
             // Followed before listing, so that nothing falls in between.
@@ -447,7 +445,8 @@ impl<R: Runtime> Hub<R> {
         let mut warnings = Vec::new();
         if !node.may_protect_from_oom && pods.values().any(|pod| translate::wants_oom_protection(pod, node)) {
             warnings.push(
-                "without CAP_SYS_RESOURCE containers run with no protection from the OOM killer (oom_score_adj)".to_owned(),
+                "without CAP_SYS_RESOURCE containers run with no protection from the OOM killer (oom_score_adj)"
+                    .to_owned(),
             );
         }
         warnings

@@ -29,7 +29,7 @@ const EAGER_PERIOD: Duration = Duration::from_millis(20);
 /// The same, for a pod that has not answered within [`EAGER_FOR`].
 const PATIENT_PERIOD: Duration = Duration::from_millis(500);
 /// How long a pod is asked every [`EAGER_PERIOD`].
-const EAGER_FOR: Duration = Duration::from_mins(1);
+const EAGER_FOR: Duration = Duration::from_secs(60);
 /// How much of an answer is read (kubelet: `maxRespBodyLength`).
 const MAX_BODY: usize = 10 << 10;
 
@@ -341,7 +341,12 @@ impl Watch {
         let mut tasks = JoinSet::new();
         let all = [&container.startup_probe, &container.liveness_probe, &container.readiness_probe];
         if all.into_iter().any(Option::is_some) {
-            let line = Line { prober: prober.clone(), container: container.clone(), target: target.clone(), reports: reports.clone() };
+            let line = Line {
+                prober: prober.clone(),
+                container: container.clone(),
+                target: target.clone(),
+                reports: reports.clone(),
+            };
             tasks.spawn(async move { line.run().await });
         }
         Self { tasks }
@@ -357,7 +362,12 @@ impl Watch {
         reports: &mpsc::UnboundedSender<Report>,
     ) {
         let Some(probe) = container.readiness_probe.clone() else { return };
-        let line = Line { prober: prober.clone(), container: container.clone(), target: target.clone(), reports: reports.clone() };
+        let line = Line {
+            prober: prober.clone(),
+            container: container.clone(),
+            target: target.clone(),
+            reports: reports.clone(),
+        };
         self.tasks.spawn(async move { line.eager(&probe).await });
     }
 }
@@ -431,13 +441,8 @@ impl<R: Runtime> Line<R> {
     }
 
     fn report(&self, kind: ProbeKind, outcome: &Outcome, verdict: Option<bool>, eager: bool) {
-        let report = Report {
-            container_id: self.target.container_id.clone(),
-            kind,
-            outcome: outcome.clone(),
-            verdict,
-            eager,
-        };
+        let report =
+            Report { container_id: self.target.container_id.clone(), kind, outcome: outcome.clone(), verdict, eager };
         // Nobody listens any more once the worker is gone.
         let _ = self.reports.send(report);
     }

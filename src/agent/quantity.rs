@@ -16,7 +16,10 @@ fn scaled(text: &str, scale: i128) -> Option<i64> {
     let (number, suffix) = text.split_at(end);
     let (numerator, denominator) = factor(suffix)?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.len() + fraction.len() > 20 || !fraction.bytes().all(|b| b.is_ascii_digit()) || number.ends_with(['+', '-']) {
+    if whole.len() + fraction.len() > 20
+        || !fraction.bytes().all(|b| b.is_ascii_digit())
+        || number.ends_with(['+', '-'])
+    {
         return None;
     }
     let mantissa: i128 = format!("{whole}{fraction}").parse().ok()?;

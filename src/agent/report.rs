@@ -1,6 +1,5 @@
 //! From what a worker saw to what people and programs read: `/status` and `/pods`. Pure.
 
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container as Spec, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
@@ -195,9 +194,7 @@ impl Seen<'_> {
                 running: Some(ContainerStateRunning { started_at: summary.started_at.map(Time) }),
                 ..ContainerState::default()
             },
-            "terminated" => {
-                ContainerState { terminated: self.ended.map(terminated), ..ContainerState::default() }
-            }
+            "terminated" => ContainerState { terminated: self.ended.map(terminated), ..ContainerState::default() },
             _ => ContainerState {
                 waiting: Some(ContainerStateWaiting {
                     reason: Some(summary.reason.clone()),
@@ -289,12 +286,16 @@ fn message(
             let again = again.replace("tried again", "restarts");
             format!("{name} crashed {}, last {}{again}", times(summary.restart_count + 1), crashed(end))
         }
-        ("waiting", "ErrImagePull" | "ImagePullBackOff", _) => format!("{}{again}", summary.message),
         ("waiting", "ErrImageNeverPull", _) => {
-            format!("image {} is not present, and imagePullPolicy is Never: bring the image to this host", summary.image)
+            format!(
+                "image {} is not present, and imagePullPolicy is Never: bring the image to this host",
+                summary.image
+            )
         }
         ("waiting", "ContainerCreating", _) if summary.message.is_empty() => format!("{name} is being started"),
-        ("waiting", "ContainerCreating", _) => format!("{}{again}", summary.message),
+        ("waiting", "ContainerCreating" | "ErrImagePull" | "ImagePullBackOff", _) => {
+            format!("{}{again}", summary.message)
+        }
         ("waiting", reason, _) => format!("{name}: {reason}: {}{again}", summary.message),
         ("terminated", _, Some(end)) => format!("{name} ended: {}", crashed(end)),
         _ if !summary.message.is_empty() => format!("{name}: {}", summary.message),

@@ -51,10 +51,10 @@ impl Default for Timings {
     fn default() -> Self {
         Self {
             crash_initial: Duration::from_secs(10),
-            crash_max: Duration::from_mins(5),
-            crash_reset: Duration::from_mins(10),
+            crash_max: Duration::from_secs(300),
+            crash_reset: Duration::from_secs(600),
             pull_initial: Duration::from_secs(10),
-            pull_max: Duration::from_mins(5),
+            pull_max: Duration::from_secs(300),
             image_recheck: Duration::from_secs(5),
             retry_initial: Duration::from_millis(500),
             retry_max: Duration::from_secs(30),
@@ -129,7 +129,14 @@ struct Failure {
 
 impl PodState {
     /// The runtime (or the preparation of a volume) failed for `container`; `reason` is the kubelet's waiting reason.
-    pub fn failed(&mut self, container: &str, reason: &'static str, message: String, now: Timestamp, timings: &Timings) {
+    pub fn failed(
+        &mut self,
+        container: &str,
+        reason: &'static str,
+        message: String,
+        now: Timestamp,
+        timings: &Timings,
+    ) {
         let count = self.failures.get(container).map_or(0, |failure| failure.count);
         let retry_at = after(now, doubled(timings.retry_initial, count, timings.retry_max));
         self.failures.insert(container.to_owned(), Failure { reason, message, count: count + 1, retry_at });
@@ -253,12 +260,7 @@ pub fn step(
     state: &PodState,
     timings: &Timings,
 ) -> Step {
-    let mut round = Round {
-        observed: *observed,
-        now,
-        timings,
-        out: Step { state: state.clone(), ..Step::default() },
-    };
+    let mut round = Round { observed: *observed, now, timings, out: Step { state: state.clone(), ..Step::default() } };
     match desired {
         Some(pod) => round.run(pod),
         None => round.remove(),
@@ -301,13 +303,8 @@ fn ended(container: &Container) -> Option<(i64, Timestamp)> {
 }
 
 /// The instances of the container `name` of this very pod, oldest first.
-pub fn instances<'a>(
-    containers: &'a BTreeMap<String, Container>,
-    pod: &StaticPod,
-    name: &str,
-) -> Vec<&'a Container> {
-    let mut found: Vec<_> =
-        containers.values().filter(|c| name_of(c) == name && belongs_to(c, pod)).collect();
+pub fn instances<'a>(containers: &'a BTreeMap<String, Container>, pod: &StaticPod, name: &str) -> Vec<&'a Container> {
+    let mut found: Vec<_> = containers.values().filter(|c| name_of(c) == name && belongs_to(c, pod)).collect();
     found.sort_by_key(|container| (attempt_of(container), container.created_at));
     found
 }
@@ -319,7 +316,7 @@ struct Round<'a> {
     out: Step,
 }
 
-impl<'a> Round<'a> {
+impl Round<'_> {
     fn remove(&mut self) {
         let all: Vec<_> = self.observed.containers.values().collect();
         self.remember_directories(&all);
@@ -483,10 +480,7 @@ impl<'a> Round<'a> {
                 self.stop(vec![Stop { container: name.to_owned(), id: newest.id.clone(), grace, why }]);
             }
         } else if let Some((code, ended_at)) = ended(newest) {
-            if pod.restart_policy().restarts(code)
-                && !self.held(pod)
-                && self.may_restart(pod, name, newest, ended_at)
-            {
+            if pod.restart_policy().restarts(code) && !self.held(pod) && self.may_restart(pod, name, newest, ended_at) {
                 self.launch(pod, name, attempt_of(newest) + 1);
             }
         } else if !self.held(pod) {
@@ -571,9 +565,8 @@ impl<'a> Round<'a> {
                 let message = "the image is not present, and imagePullPolicy is Never";
                 return self.wait(name, "ErrImageNeverPull", message, Some(recheck));
             }
-            (Some("Never"), _) => {}
             (Some("Always"), _) if !self.out.state.pulled.contains(name) => return self.pull(name, failure, None),
-            (Some("Always"), _) => {}
+            (Some("Never" | "Always"), _) => {}
             // While no pull is due, the image is looked for again: somebody may bring it by hand.
             (_, Some(recheck)) if failure.is_none() || self.now < recheck => {
                 return self.pull(name, failure, Some(recheck));

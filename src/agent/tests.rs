@@ -1,5 +1,7 @@
 //! The whole agent on the in-memory runtime, with time paused.
 
+mod docker;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,7 +41,7 @@ impl Host {
         Self { root, clock, fake, agent: None, _ticker: ticker }
     }
 
-    async fn started() -> Self {
+    fn started() -> Self {
         let mut host = Self::new();
         host.start();
         host
@@ -120,7 +122,7 @@ fn pod(name: &str, image: &str, more: &str) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_starts_restarts_changes_and_goes() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.write("web", &pod("web", "i:1", ""));
     host.until_running(&["c_web-node_default"]).await;
     let first = host.fake.running()[0].clone();
@@ -138,16 +140,13 @@ async fn a_pod_starts_restarts_changes_and_goes() {
 
     host.delete("web");
     host.until("it is gone", |host| host.fake.containers().is_empty()).await;
-    host.until("its directories are gone", |host| {
-        std::fs::read_dir(host.layout().pods()).unwrap().count() == 0
-    })
-    .await;
+    host.until("its directories are gone", |host| std::fs::read_dir(host.layout().pods()).unwrap().count() == 0).await;
     assert!(host.status().await.pods.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_new_agent_takes_over_what_is_right() {
-    let mut host = Host::started().await;
+    let mut host = Host::started();
     host.write("web", &pod("web", "i:1", ""));
     host.until_running(&["c_web-node_default"]).await;
     host.until("the manifest is kept", |host| host.fake.count(Op::Start) == 1).await;
@@ -184,7 +183,7 @@ async fn what_changed_while_the_agent_was_away_never_overlaps_and_gets_its_grace
 
 #[tokio::test(start_paused = true)]
 async fn a_file_that_breaks_keeps_its_pod_even_over_a_restart() {
-    let mut host = Host::started().await;
+    let mut host = Host::started();
     host.write("web", &pod("web", "i:1", ""));
     host.until_running(&["c_web-node_default"]).await;
     sleep(Duration::from_secs(1)).await;
@@ -199,12 +198,13 @@ async fn a_file_that_breaks_keeps_its_pod_even_over_a_restart() {
     assert!(status.sources[0].rejected[0].reason.contains("last good"), "{status:#?}");
     let id = host.fake.running()[0].clone();
     host.fake.kill(&id, 1);
-    host.until("it is even restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1"))).await;
+    host.until("it is even restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1")))
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_directory_keeps_its_pods_and_an_empty_one_stops_them() {
-    let mut host = Host::started().await;
+    let mut host = Host::started();
     host.write("web", &pod("web", "i:1", ""));
     host.until_running(&["c_web-node_default"]).await;
     sleep(Duration::from_secs(1)).await;
@@ -222,7 +222,7 @@ async fn a_missing_directory_keeps_its_pods_and_an_empty_one_stops_them() {
 
 #[tokio::test(start_paused = true)]
 async fn lost_events_are_made_up_for() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.fake.lose_events(true);
     host.write("web", &pod("web", "i:1", ""));
     host.until_running(&["c_web-node_default"]).await;
@@ -233,7 +233,7 @@ async fn lost_events_are_made_up_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_runtime_that_was_away_finds_only_the_dead_restarted() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.write("a", &pod("a", "i:1", ""));
     host.write("b", &pod("b", "i:1", ""));
     host.until_running(&["c_a-node_default", "c_b-node_default"]).await;
@@ -255,8 +255,9 @@ async fn a_runtime_that_was_away_finds_only_the_dead_restarted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_foreign_container_is_never_touched() {
-    let host = Host::started().await;
-    let labels = [(labels::AGENT, "0000000000000000"), (labels::POD_NAME, "web-node"), (labels::POD_NAMESPACE, "default")];
+    let host = Host::started();
+    let labels =
+        [(labels::AGENT, "0000000000000000"), (labels::POD_NAME, "web-node"), (labels::POD_NAMESPACE, "default")];
     let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let spec = ContainerSpec { name: "foreign".into(), image: "i:1".into(), labels, ..ContainerSpec::default() };
     let foreign = host.fake.create(&spec).await.unwrap();
@@ -270,7 +271,7 @@ async fn a_foreign_container_is_never_touched() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_stop_of_one_pod_holds_up_no_other_and_the_newest_spec_wins() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.fake.set_program("i:1", Program::default().stops_after(Duration::from_secs(20), 0));
     host.write("slow", &pod("slow", "i:1", ""));
     host.until_running(&["c_slow-node_default"]).await;
@@ -291,9 +292,10 @@ async fn a_slow_stop_of_one_pod_holds_up_no_other_and_the_newest_spec_wins() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_waits_for_the_one_it_names() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.fake.set_program("i:1", Program::default().answers_exec(1, "not yet"));
-    let etcd = pod("etcd", "i:1", "").replace("image: 'i:1'", "image: 'i:1', readinessProbe: {initialDelaySeconds: 30, exec: {command: [ready]}}");
+    let etcd = pod("etcd", "i:1", "")
+        .replace("image: 'i:1'", "image: 'i:1', readinessProbe: {initialDelaySeconds: 30, exec: {command: [ready]}}");
     host.write("a-server", &pod("server", "i:2", "annotations: {plinth.dev/after: etcd}"));
     host.write("etcd", &etcd);
     host.until_running(&["c_etcd-node_default"]).await;
@@ -310,7 +312,7 @@ async fn a_pod_waits_for_the_one_it_names() {
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_image_is_pulled_and_trouble_with_it_is_told() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.write("web", &pod("web", "j:1", ""));
     host.until("a pull is tried", |host| host.fake.count(Op::Pull) > 0).await;
     sleep(Duration::from_secs(1)).await;
@@ -325,12 +327,13 @@ async fn a_missing_image_is_pulled_and_trouble_with_it_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_with_a_sandbox_is_rebuilt_when_the_sandbox_dies() {
-    let host = Host::started().await;
+    let host = Host::started();
     let two = "apiVersion: v1\nkind: Pod\nmetadata: {name: two}\nspec:\n  containers: [{name: a, image: 'i:1'}, {name: b, image: 'i:2'}]\n";
     host.write("two", two);
     host.until_running(&["POD_two-node_default", "a_two-node_default", "b_two-node_default"]).await;
     let sandbox = host.fake.running().into_iter().find(|name| name.contains("POD")).unwrap();
-    let spec = host.fake.running().into_iter().find_map(|name| host.fake.spec(&name).filter(|s| s.image == "i:1")).unwrap();
+    let spec =
+        host.fake.running().into_iter().find_map(|name| host.fake.spec(&name).filter(|s| s.image == "i:1")).unwrap();
     assert!(spec.network.starts_with("container:"));
     host.fake.kill(&sandbox, 137);
     host.until("all are new", |host| {
@@ -341,7 +344,7 @@ async fn a_pod_with_a_sandbox_is_rebuilt_when_the_sandbox_dies() {
 
 #[tokio::test(start_paused = true)]
 async fn the_socket_shows_everything() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.write("web", &pod("web", "i:1", ""));
     host.write("bad", "kind: Deployment\napiVersion: apps/v1\n");
     host.until_running(&["c_web-node_default"]).await;
@@ -355,13 +358,14 @@ async fn the_socket_shows_everything() {
     assert!(status.pods[0].ready);
     assert_eq!(status.pods[0].message, None);
     assert!(status.sources[0].rejected[0].reason.contains("Deployment"));
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(host.layout().socket()).unwrap().permissions());
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(host.layout().socket()).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_second_agent_is_refused_and_names_the_first() {
-    let host = Host::started().await;
+    let host = Host::started();
     sleep(Duration::from_secs(1)).await;
     let options = Options::new(host.layout(), "node", "pause:1");
     let error = run(options, host.fake.clone(), host.clock.clone(), CancellationToken::new()).await.unwrap_err();

@@ -26,8 +26,7 @@ use super::pod::{Order, PodKey, StaticPod};
 use super::probe::{Health, Outcome, ProbeKind, Prober, Report, Target, Watch};
 use super::source::file::remember;
 use super::step::{
-    Action, Observed, PodState, SANDBOX, Step, Stop, Timings, Unready, belongs_to, instances, is_running, name_of,
-    step,
+    Action, Observed, PodState, SANDBOX, Step, Stop, Timings, Unready, belongs_to, instances, is_running, name_of, step,
 };
 use super::translate::{self, Context, Node};
 use super::volume;
@@ -628,27 +627,21 @@ impl<R: Runtime> Worker<R> {
         let mut reason = String::new();
         for spec in pod.containers() {
             let newest = instances(&self.containers, pod, &spec.name).pop();
-            match newest.map(|container| (&container.id, &container.state)) {
-                Some((id, State::Running { started_at: at, .. })) => {
-                    if self.first_started.as_ref().is_none_or(|(hash, _)| *hash != pod.hash) {
-                        self.first_started = Some((pod.hash.clone(), *at));
-                    }
-                    if !self.watches.get(id).is_some_and(|watching| watching.answered) {
-                        reason.clone_from(&self.eager_reason);
-                        if reason.is_empty() {
-                            "does not answer yet".clone_into(&mut reason);
-                        }
-                    }
+            if let Some((id, State::Running { started_at, .. })) = newest.map(|c| (&c.id, &c.state)) {
+                if self.first_started.as_ref().is_none_or(|(hash, _)| *hash != pod.hash) {
+                    self.first_started = Some((pod.hash.clone(), *started_at));
                 }
-                _ => {
-                    let waiting = decision.waiting.get(&spec.name);
-                    let why = waiting.map(|waiting| if waiting.message.is_empty() { waiting.reason } else { &waiting.message });
-                    reason = why.unwrap_or("not running").to_owned();
+                if !self.watches.get(id).is_some_and(|watching| watching.answered) {
+                    let why = self.eager_reason.as_str();
+                    if why.is_empty() { "does not answer yet" } else { why }.clone_into(&mut reason);
                 }
+            } else {
+                let waiting = decision.waiting.get(&spec.name);
+                let why = waiting.map(|w| if w.message.is_empty() { w.reason } else { w.message.as_str() });
+                why.unwrap_or("not running").clone_into(&mut reason);
             }
         }
-        self.ready_at =
-            if reason.is_empty() { self.ready_at.or_else(|| Some(self.shared.clock.now())) } else { None };
+        self.ready_at = if reason.is_empty() { self.ready_at.or_else(|| Some(self.shared.clock.now())) } else { None };
         let started_at = self.first_started.as_ref().filter(|(hash, _)| *hash == pod.hash).map(|(_, at)| *at);
         let answer = Answer { started_at, budget: pod.start_up_budget(), ready_at: self.ready_at, reason };
         self.shared.board.answer(&self.key, Some(answer));

@@ -120,7 +120,10 @@ spec:
 ");
         let container = &pod.containers()[0];
         let probe = container.readiness_probe.as_ref().unwrap();
-        assert_eq!((probe.period_seconds, probe.timeout_seconds, probe.failure_threshold), (Some(10), Some(1), Some(3)));
+        assert_eq!(
+            (probe.period_seconds, probe.timeout_seconds, probe.failure_threshold),
+            (Some(10), Some(1), Some(3))
+        );
         assert_eq!(probe.http_get.as_ref().unwrap().path.as_deref(), Some("/"));
         assert_eq!(container.ports.as_ref().unwrap()[0].host_port, Some(80));
         assert_eq!(container.resources.as_ref().unwrap().requests.as_ref().unwrap()["memory"].0, "1Gi");

@@ -227,7 +227,7 @@ impl StaticPod {
                 Duration::from_secs(u64::try_from(whole).unwrap_or(0))
             })
             .max()
-            .unwrap_or(Duration::from_mins(5))
+            .unwrap_or(Duration::from_secs(300))
     }
 
     /// The API object, without status.
@@ -335,8 +335,7 @@ pub struct Order {
 /// Resolves `plinth.dev/after`: names that do not exist and edges that are part of a cycle are reported and do not
 /// hold anything.
 pub fn resolve_order<'a>(pods: impl IntoIterator<Item = &'a StaticPod>) -> BTreeMap<PodKey, Order> {
-    let edges: BTreeMap<&PodKey, &[PodKey]> =
-        pods.into_iter().map(|pod| (&pod.key, pod.after.as_slice())).collect();
+    let edges: BTreeMap<&PodKey, &[PodKey]> = pods.into_iter().map(|pod| (&pod.key, pod.after.as_slice())).collect();
     let reaches = |from: &PodKey, to: &PodKey| {
         let mut seen = vec![from];
         let mut next = 0;

@@ -88,10 +88,7 @@ fn check_pod(spec: &PodSpec, found: &mut Found, warnings: &mut Vec<String>) {
     found.unsupported(spec.resources.is_some(), "spec.resources (limits of the whole pod)");
     found.unsupported(spec.scheduling_gates.iter().flatten().next().is_some(), "spec.schedulingGates");
     found.unsupported(spec.readiness_gates.iter().flatten().next().is_some(), "spec.readinessGates");
-    found.unsupported(
-        spec.os.as_ref().is_some_and(|os| os.name != "linux"),
-        "spec.os.name other than linux",
-    );
+    found.unsupported(spec.os.as_ref().is_some_and(|os| os.name != "linux"), "spec.os.name other than linux");
     if let Some(context) = &spec.security_context {
         found.unsupported(context.se_linux_options.is_some(), "spec.securityContext.seLinuxOptions");
         found.unsupported(context.windows_options.is_some(), "spec.securityContext.windowsOptions");
@@ -134,13 +131,16 @@ fn check_volume(at: &str, volume: &Volume, found: &mut Found) {
         found.require(path.starts_with('/'), || format!("{at}: hostPath `{path}` is not absolute"));
         found.require(!path.split('/').any(|part| part == ".."), || format!("{at}: hostPath `{path}` contains `..`"));
         let kind = host_path.type_.as_deref().unwrap_or_default();
-        let known = ["", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"];
+        let known =
+            ["", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"];
         found.require(known.contains(&kind), || format!("{at}: hostPath type `{kind}` is unknown"));
     } else if let Some(empty_dir) = &volume.empty_dir {
         let medium = empty_dir.medium.as_deref().unwrap_or_default();
         found.require(matches!(medium, "" | "Memory"), || format!("{at}: emptyDir medium `{medium}` is not supported"));
         if let Some(limit) = &empty_dir.size_limit {
-            found.require(quantity::bytes(&limit.0).is_some(), || format!("{at}: sizeLimit `{}` is no quantity", limit.0));
+            found.require(quantity::bytes(&limit.0).is_some(), || {
+                format!("{at}: sizeLimit `{}` is no quantity", limit.0)
+            });
         }
     } else if !refused {
         found.unsupported(true, &format!("{at}: a volume other than hostPath and emptyDir"));
@@ -211,15 +211,16 @@ fn check_mounts(at: &str, container: &Container, spec: &PodSpec, found: &mut Fou
         found.require(spec.volumes.iter().flatten().any(|volume| volume.name == mount.name), || {
             format!("{at}: there is no such volume")
         });
-        found.require(targets.insert(&mount.mount_path), || {
-            format!("{at}: `{}` is mounted twice", mount.mount_path)
-        });
+        found.require(targets.insert(&mount.mount_path), || format!("{at}: `{}` is mounted twice", mount.mount_path));
         found.require(!mount.mount_path.is_empty(), || format!("{at}: it has no mountPath"));
         let sub_path = [&mount.sub_path, &mount.sub_path_expr].into_iter().flatten().any(|path| !path.is_empty());
         found.unsupported(sub_path, &format!("{at}: subPath"));
         let recursive = mount.recursive_read_only.as_deref().is_some_and(|value| value != "Disabled");
         found.unsupported(recursive, &format!("{at}: recursiveReadOnly"));
-        found.unsupported(mount.bind_mount_options.iter().flatten().next().is_some(), &format!("{at}: bindMountOptions"));
+        found.unsupported(
+            mount.bind_mount_options.iter().flatten().next().is_some(),
+            &format!("{at}: bindMountOptions"),
+        );
         match mount.mount_propagation.as_deref() {
             None | Some("None" | "HostToContainer") => {}
             Some("Bidirectional") => {
@@ -241,7 +242,8 @@ fn check_security(at: &str, container: &Container, found: &mut Found) {
         &format!("{at}: seccompProfile of type Localhost"),
     );
     let contradiction = context.allow_privilege_escalation == Some(false) && context.privileged == Some(true);
-    found.require(!contradiction, || format!("{at}: privileged and allowPrivilegeEscalation: false exclude each other"));
+    found
+        .require(!contradiction, || format!("{at}: privileged and allowPrivilegeEscalation: false exclude each other"));
 }
 
 fn check_probe(at: &str, name: &str, probe: &Probe, container: &Container, found: &mut Found) {
@@ -286,19 +288,16 @@ fn check_probe(at: &str, name: &str, probe: &Probe, container: &Container, found
 /// RFC 1123 label, at most 63 bytes.
 fn is_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    !text.is_empty()
-        && text.len() <= 63
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
+    !text.is_empty() && text.len() <= 63 && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 /// RFC 1123 subdomain, at most 253 bytes.
 fn is_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(|part| {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        !part.is_empty() && part.bytes().all(inner) && !part.starts_with('-') && !part.ends_with('-')
-    })
+    text.len() <= 253
+        && text.split('.').all(|part| {
+            let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            !part.is_empty() && part.bytes().all(inner) && !part.starts_with('-') && !part.ends_with('-')
+        })
 }
 
 #[cfg(test)]

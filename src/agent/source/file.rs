@@ -256,7 +256,7 @@ impl Reader {
         };
         if let Some(previous) = previous.clone().filter(|previous| previous.text == text && !previous.text.is_empty()) {
             // A reading error in between is over.
-            let reason = previous.reason.filter(|_| !previous.good.as_ref().is_some_and(|pod| pod.manifest == text));
+            let reason = previous.reason.filter(|_| previous.good.as_ref().is_none_or(|pod| pod.manifest != text));
             self.files.insert(path, File { reason, ..previous });
             return;
         }
