@@ -382,3 +382,87 @@ fn the_agents_id_is_made_once() {
     std::fs::write(&path, "").unwrap();
     assert!(agent_id(Path::new(&path)).is_err(), "an empty id would make foreign containers ours");
 }
+
+fn probed(probe: &str) -> String {
+    pod("web", "i:1", "").replace("image: 'i:1'", &format!("image: 'i:1', {probe}: {{exec: {{command: [check]}}}}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_liveness_probe_restarts_after_three_periods() {
+    let host = Host::started();
+    host.fake.set_program("i:1", Program::default().answers_exec(0, ""));
+    host.write("web", &probed("livenessProbe"));
+    host.until_running(&["c_web-node_default"]).await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(host.fake.count(Op::Create), 1);
+    host.fake.set_program("i:1", Program::default().answers_exec(1, "deadlock"));
+    let before = Instant::now();
+    host.until("it is restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1"))).await;
+    assert!((20..=31).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_is_not_stale_after_a_restart() {
+    let host = Host::started();
+    host.fake.set_program("i:1", Program::default().answers_exec(0, ""));
+    host.write("web", &probed("readinessProbe"));
+    host.until_running(&["c_web-node_default"]).await;
+    sleep(Duration::from_secs(30)).await;
+    assert!(host.status().await.pods[0].ready);
+    host.fake.set_program("i:1", Program::default().answers_exec(1, "warming up"));
+    let id = host.fake.running()[0].clone();
+    host.fake.kill(&id, 1);
+    host.until("it is restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1"))).await;
+    sleep(Duration::from_millis(100)).await;
+    let pod = &host.status().await.pods[0];
+    assert!(!pod.ready && !pod.containers[0].ready, "{pod:#?}");
+    assert!(pod.message.as_deref().unwrap().contains("warming up"), "{pod:#?}");
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(host.fake.count(Op::Create), 2, "readiness never restarts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_up_probe_holds_back_the_others_and_restarts_when_it_fails() {
+    let host = Host::started();
+    host.fake.set_program("i:1", Program::default().answers_exec(1, ""));
+    let text = probed("startupProbe").replace(
+        "[check]}}",
+        "[check]}, periodSeconds: 1, failureThreshold: 5}, readinessProbe: {exec: {command: [ready]}}",
+    );
+    host.write("web", &text);
+    host.until_running(&["c_web-node_default"]).await;
+    let before = Instant::now();
+    host.until("it is restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1"))).await;
+    assert!((4..=6).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
+    let pod = &host.status().await.pods[0];
+    assert!(!pod.containers[0].started && !pod.ready);
+    host.fake.set_program("i:1", Program::default().answers_exec(0, ""));
+    sleep(Duration::from_secs(3)).await;
+    let pod = &host.status().await.pods[0];
+    assert!(pod.containers[0].started && pod.ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loop_is_explained() {
+    let host = Host::started();
+    host.fake.set_program("i:1", Program::default().writes("no such flag\n").exits_after(Duration::from_millis(50), 2));
+    host.write("web", &pod("web", "i:1", ""));
+    host.until("it crashed twice", |host| host.fake.count(Op::Start) == 2).await;
+    sleep(Duration::from_secs(1)).await;
+    let pod = &host.status().await.pods[0];
+    let message = pod.message.as_deref().unwrap();
+    assert!(message.starts_with("c crashed 2 times, last exit code 2: no such flag; restarts in "), "{message}");
+    assert_eq!(pod.containers[0].reason, "CrashLoopBackOff");
+    sleep(Duration::from_secs(11)).await;
+    assert_eq!(host.fake.count(Op::Start), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
+    let host = Host::started();
+    host.fake.lose_next_answer(Op::Create);
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(host.fake.containers().len(), 1);
+}
