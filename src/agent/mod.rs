@@ -338,6 +338,7 @@ impl<R: Runtime> Hub<R> {
         };
         self.shared.board.set_problem(None);
         let mut by_pod: BTreeMap<PodKey, Vec<Container>> = BTreeMap::new();
+        self.uids.clear();
         for container in containers {
             if let Some(key) = key_of(&container) {
                 self.uids.insert(uid_of(&container).to_owned(), key.clone());

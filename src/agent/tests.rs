@@ -466,3 +466,160 @@ async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
     sleep(Duration::from_secs(30)).await;
     assert_eq!(host.fake.containers().len(), 1);
 }
+
+/// What may happen to a host.
+#[derive(Debug, Clone)]
+enum Happening {
+    Write { name: usize, image: usize },
+    Break(usize),
+    Delete(usize),
+    Kill(usize),
+    RemoveBehindOurBack(usize),
+    Fail(Op),
+    Lose(Op),
+    GoAway,
+    ComeBack,
+    LoseEvents(bool),
+    RestartAgent,
+    Time(u64),
+}
+
+fn happening() -> impl proptest::strategy::Strategy<Value = Happening> {
+    use proptest::prelude::*;
+    let op = prop_oneof![
+        Just(Op::List),
+        Just(Op::Inspect),
+        Just(Op::Create),
+        Just(Op::Start),
+        Just(Op::Stop),
+        Just(Op::Remove),
+        Just(Op::Logs)
+    ];
+    prop_oneof![
+        4 => (0..3_usize, 0..2_usize).prop_map(|(name, image)| Happening::Write { name, image }),
+        1 => (0..3_usize).prop_map(Happening::Break),
+        2 => (0..3_usize).prop_map(Happening::Delete),
+        3 => (0..8_usize).prop_map(Happening::Kill),
+        1 => (0..8_usize).prop_map(Happening::RemoveBehindOurBack),
+        2 => op.clone().prop_map(Happening::Fail),
+        2 => op.prop_map(Happening::Lose),
+        1 => Just(Happening::GoAway),
+        1 => Just(Happening::ComeBack),
+        1 => any::<bool>().prop_map(Happening::LoseEvents),
+        2 => Just(Happening::RestartAgent),
+        4 => (0..20_000_u64).prop_map(Happening::Time),
+    ]
+}
+
+impl Host {
+    /// No pod name has running containers of two specs.
+    fn assert_no_overlap(&self) {
+        let mut specs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for container in self.fake.containers() {
+            if matches!(container.state, State::Running { .. })
+                && let Some(key) = key_of(&container)
+            {
+                specs.entry(key.to_string()).or_default().insert(container.labels[labels::SPEC_HASH].clone());
+            }
+        }
+        assert!(specs.values().all(|specs| specs.len() == 1), "two pods of one name run: {specs:?}");
+    }
+
+    async fn pass(&self, milliseconds: u64) {
+        for _ in 0..milliseconds.div_ceil(100) {
+            sleep(Duration::from_millis(100)).await;
+            self.assert_no_overlap();
+        }
+    }
+
+    async fn endure(&mut self, happening: Happening) {
+        const NAMES: [&str; 3] = ["one", "two", "three"];
+        let ours: Vec<_> = self.fake.containers().into_iter().filter(|c| c.name != "foreign").map(|c| c.id).collect();
+        let pick = |which: usize| ours.get(which % ours.len().max(1)).cloned();
+        match happening {
+            Happening::Write { name, image } => self.write(NAMES[name], &pod(NAMES[name], ["i:1", "i:2"][image], "")),
+            Happening::Break(name) => self.write(NAMES[name], "kind: ["),
+            Happening::Delete(name) => {
+                let _ = std::fs::remove_file(self.layout().manifests().join(format!("{}.yaml", NAMES[name])));
+            }
+            Happening::Kill(which) => {
+                if let Some(id) = pick(which)
+                    && matches!(self.fake.container(&id).unwrap().state, State::Running { .. })
+                {
+                    self.fake.kill(&id, 137);
+                }
+            }
+            Happening::RemoveBehindOurBack(which) => {
+                if let Some(id) = pick(which) {
+                    self.fake.remove_behind_our_back(&id);
+                }
+            }
+            Happening::Fail(op) => {
+                let error = RuntimeError::Refused { operation: "do it".into(), reason: "no".into() };
+                self.fake.fail_next(op, error);
+            }
+            Happening::Lose(op) => self.fake.lose_next_answer(op),
+            Happening::GoAway => self.fake.go_away(),
+            Happening::ComeBack => self.fake.come_back(),
+            Happening::LoseEvents(lose) => self.fake.lose_events(lose),
+            Happening::RestartAgent => {
+                // As by SIGKILL.
+                let (_, agent) = self.agent.take().unwrap();
+                agent.abort();
+                let _ = agent.await;
+                self.start();
+            }
+            Happening::Time(milliseconds) => self.pass(milliseconds).await,
+        }
+        self.pass(100).await;
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        cases: 24,
+        max_shrink_iters: 300,
+        failure_persistence: None,
+        ..proptest::prelude::ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_happens_the_host_ends_as_its_manifests_say(
+        happenings in proptest::collection::vec(happening(), 0..25),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut host = Host::started();
+            let spec = ContainerSpec { name: "foreign".into(), image: "i:1".into(), ..ContainerSpec::default() };
+            let foreign = host.fake.create(&spec).await.unwrap();
+            host.fake.start(&foreign).await.unwrap();
+            for happening in happenings {
+                host.endure(happening).await;
+            }
+            host.fake.come_back();
+            host.fake.lose_events(false);
+            host.write("one", &pod("one", "i:1", ""));
+            host.write("two", &pod("two", "i:2", ""));
+            let _ = std::fs::remove_file(host.layout().manifests().join("three.yaml"));
+            host.until("the host is as its manifests say", |host| {
+                host.assert_no_overlap();
+                let running: Vec<_> = host.fake.containers().into_iter()
+                    .filter(|c| matches!(c.state, State::Running { .. }) && c.name != "foreign")
+                    .map(|c| (short(&c.name), c.image))
+                    .collect();
+                let wanted = [("c_one-node_default", "i:1"), ("c_two-node_default", "i:2")];
+                running.len() == 2 && wanted.iter().all(|(name, image)| {
+                    running.iter().any(|(have, of)| have == name && of == image)
+                })
+            }).await;
+            host.pass(60_000).await;
+            let left = host.fake.containers().len();
+            assert!(left <= 5, "the foreign one, two that run, and at most one dead one of each: {left}");
+            assert!(matches!(host.fake.container(&foreign).unwrap().state, State::Running { .. }));
+            let uids: BTreeSet<_> = host.status().await.pods.into_iter().map(|pod| pod.uid).collect();
+            let directories: BTreeSet<_> = std::fs::read_dir(host.layout().pods()).unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            assert_eq!(directories, uids, "no directory of a pod that is gone is left");
+        });
+    }
+}

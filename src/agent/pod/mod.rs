@@ -119,7 +119,11 @@ impl StaticPod {
             return Err(PodError::Kind { kind, api_version });
         }
         quantities_to_strings(&mut tree);
-        let pod: Pod = serde_json::from_value(tree.clone()).map_err(|error| PodError::Parse(error.to_string()))?;
+        let pod: Pod = serde_json::from_value(tree.clone()).map_err(|error| {
+            // Once more from the text, for an error that names the line.
+            let placed = yaml::manifest::<Pod>(text.as_bytes()).err().map(|error| error.to_string());
+            PodError::Parse(placed.unwrap_or_else(|| error.to_string()))
+        })?;
         warnings.extend(unknown_fields(&tree, &serde_json::to_value(&pod).unwrap_or_default()));
         let mut pod = Self::from_pod(pod, origin, node)?;
         warnings.append(&mut pod.warnings);
@@ -457,7 +461,8 @@ spec:
         assert!(error("kind: Pod\napiVersion: v1\nspec: {containers: []}").contains("metadata.name"));
         assert!(error("").contains("cannot be parsed"));
         assert!(error("a: [").contains("cannot be parsed"));
-        assert!(error(&WEB.replace("path: /livez", "path: 5")).contains("cannot be parsed"));
+        let wrong_type = error(&WEB.replace("path: /livez", "path: 5"));
+        assert!(wrong_type.contains("line 14"), "{wrong_type}");
         assert!(error("kind: Pod\napiVersion: v1\nmetadata: {name: a}\n").contains("no containers"));
     }
 

@@ -89,7 +89,7 @@ fn a_bad_file_is_rejected_and_the_others_run() {
 fn a_file_that_is_too_large_is_not_read() {
     let mut fixture = Fixture::new();
     let file = fs::File::create(fixture.path("large.yaml")).unwrap();
-    file.set_len(MAX_SIZE + 1).unwrap();
+    file.set_len(yaml::MAX_MANIFEST_BYTES as u64 + 1).unwrap();
     assert!(fixture.read().1[0].contains("10 MiB"));
 }
 
