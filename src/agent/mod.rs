@@ -351,7 +351,21 @@ impl<R: Runtime> Hub<R> {
             let _ = handle.messages.send(Message::Listed(by_pod.remove(key).unwrap_or_default()));
         }
         self.assign(by_pod);
+        self.sweep();
         true
+    }
+
+    /// Removes directories of pods that neither are wanted nor have containers: what a pod leaves behind whose
+    /// containers went while no agent was there to see it.
+    fn sweep(&self) {
+        if self.sources.values().any(|source| source.problem.is_some()) {
+            return;
+        }
+        for uid in volume::present(&self.shared.pods).into_iter().filter(|uid| !self.uids.contains_key(uid)) {
+            if let Err(error) = volume::discard(&self.shared.pods, &uid) {
+                tracing::warn!(uid, %error, "cannot remove the directory of a pod that is gone");
+            }
+        }
     }
 
     fn take(&mut self, published: Published) {

@@ -311,6 +311,32 @@ async fn a_pod_waits_for_the_one_it_names() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_waits_for_one_whose_worker_starts_later() {
+    let host = Host::started();
+    host.fake.set_program("i:2", Program::default().answers_exec(1, "not yet"));
+    let last = pod("z", "i:2", "").replace("image: 'i:2'", "image: 'i:2', readinessProbe: {exec: {command: [ready]}}");
+    host.write("a", &pod("a", "i:1", "annotations: {plinth.dev/after: z}"));
+    host.write("z", &last);
+    host.until_running(&["c_z-node_default"]).await;
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(host.running(), ["c_z-node_default"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pod_leaves_behind_that_vanished_while_no_agent_ran_is_removed() {
+    let mut host = Host::started();
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    sleep(Duration::from_secs(1)).await;
+    host.stop().await;
+    let id = host.fake.containers()[0].id.clone();
+    host.fake.remove_behind_our_back(&id);
+    host.delete("web");
+    host.start();
+    host.until("its directory is gone", |host| std::fs::read_dir(host.layout().pods()).unwrap().count() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missing_image_is_pulled_and_trouble_with_it_is_told() {
     let host = Host::started();
     host.write("web", &pod("web", "j:1", ""));
@@ -577,7 +603,7 @@ impl Host {
 
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig {
-        cases: 24,
+        cases: 10,
         max_shrink_iters: 300,
         failure_persistence: None,
         ..proptest::prelude::ProptestConfig::default()

@@ -22,7 +22,7 @@ use tokio::time::sleep;
 
 use super::Ledger;
 use super::board::{Answer, Board, Snapshot};
-use super::pod::{Order, PodKey, StaticPod};
+use super::pod::{DEFAULT_BUDGET, Order, PodKey, StaticPod};
 use super::probe::{Health, Outcome, ProbeKind, Prober, Report, Target, Watch};
 use super::source::file::remember;
 use super::step::{
@@ -205,15 +205,17 @@ impl<R: Runtime> Worker<R> {
         let mut unready = Vec::new();
         let mut dependency_ready_at = None;
         for key in order.iter().flat_map(|order| &order.wait_for) {
-            let answer = answers.get(key).cloned().unwrap_or_default();
-            match answer.ready_at {
-                Some(at) => dependency_ready_at = dependency_ready_at.max(Some(at)),
-                None => unready.push(Unready {
+            let answer = answers.get(key);
+            if let Some(at) = answer.and_then(|answer| answer.ready_at) {
+                dependency_ready_at = dependency_ready_at.max(Some(at));
+            } else {
+                unready.push(Unready {
                     key: key.clone(),
-                    started_at: answer.started_at,
-                    budget: answer.budget,
-                    reason: answer.reason,
-                }),
+                    started_at: answer.and_then(|answer| answer.started_at),
+                    // Its worker has not spoken yet, but will.
+                    budget: answer.map_or(DEFAULT_BUDGET, |answer| answer.budget),
+                    reason: answer.map(|answer| answer.reason.clone()).unwrap_or_default(),
+                });
             }
         }
         let observed = Observed {

@@ -33,6 +33,9 @@ pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 /// Annotation: when this agent first saw the pod. Added where a pod is published, it is no part of the identity.
 pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
 
+/// How long a pod without start-up and liveness probe may take until it answers.
+pub const DEFAULT_BUDGET: Duration = Duration::from_secs(300);
+
 /// Why a manifest is not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PodError {
@@ -220,7 +223,7 @@ impl StaticPod {
     }
 
     /// How long the pod may take from the start of its containers until it answers: the longest start-up probe of its
-    /// containers (or liveness probe, where there is none), and 5 minutes where there is neither.
+    /// containers (or liveness probe, where there is none), and [`DEFAULT_BUDGET`] where there is neither.
     pub fn start_up_budget(&self) -> Duration {
         self.containers()
             .iter()
@@ -231,7 +234,7 @@ impl StaticPod {
                 Duration::from_secs(u64::try_from(whole).unwrap_or(0))
             })
             .max()
-            .unwrap_or(Duration::from_secs(300))
+            .unwrap_or(DEFAULT_BUDGET)
     }
 
     /// The API object, without status.

@@ -4,7 +4,6 @@
 //! `cargo test --lib agent::tests::docker -- --ignored --nocapture`.
 
 use std::fs;
-use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
@@ -53,7 +52,7 @@ fn manifest(name: &str, marker: &str) -> String {
     )
 }
 
-fn measure(manifests: &PathBuf, docker: &str) {
+fn measure(manifests: &Path, docker: &str) {
     let put = |name: &str, text: &str| {
         let hidden = manifests.join(format!(".{name}"));
         fs::write(&hidden, text).unwrap();
