@@ -475,6 +475,57 @@ spec:
         assert_eq!(pod.warnings, ["unknown field `spec.hostnetwork` is ignored"]);
     }
 
+    #[test]
+    fn what_kubeadm_writes_is_accepted_without_a_word() {
+        let pod = pod("
+apiVersion: v1
+kind: Pod
+metadata:
+  annotations: {kubeadm.kubernetes.io/etcd.advertise-client-urls: 'https://192.0.2.2:2379'}
+  creationTimestamp: null
+  labels: {component: etcd, tier: control-plane}
+  name: etcd
+  namespace: kube-system
+spec:
+  containers:
+  - command: [etcd, '--name=node']
+    image: registry.k8s.io/etcd:3.7.0-0
+    imagePullPolicy: IfNotPresent
+    livenessProbe:
+      failureThreshold: 8
+      httpGet: {host: 127.0.0.1, path: /livez, port: probe-port, scheme: HTTP}
+      initialDelaySeconds: 10
+      periodSeconds: 10
+      timeoutSeconds: 15
+    name: etcd
+    ports: [{containerPort: 2381, name: probe-port, protocol: TCP}]
+    readinessProbe:
+      failureThreshold: 3
+      httpGet: {host: 127.0.0.1, path: /readyz, port: probe-port, scheme: HTTP}
+      periodSeconds: 1
+      timeoutSeconds: 15
+    resources: {requests: {cpu: 100m, memory: 100Mi}}
+    startupProbe:
+      failureThreshold: 24
+      httpGet: {host: 127.0.0.1, path: /readyz, port: probe-port, scheme: HTTP}
+      initialDelaySeconds: 10
+      periodSeconds: 10
+      timeoutSeconds: 15
+    volumeMounts: [{mountPath: /var/lib/etcd, name: etcd-data}]
+  hostNetwork: true
+  priority: 2000001000
+  priorityClassName: system-node-critical
+  securityContext: {seccompProfile: {type: RuntimeDefault}}
+  volumes:
+  - hostPath: {path: /var/lib/etcd, type: DirectoryOrCreate}
+    name: etcd-data
+status: {}
+");
+        assert_eq!(pod.warnings, Vec::<String>::new());
+        assert!(!pod.needs_sandbox());
+        assert_eq!(pod.start_up_budget(), Duration::from_secs(250));
+    }
+
     fn named(name: &str, after: &str) -> StaticPod {
         pod(&format!(
             "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  annotations: {{plinth.dev/after: '{after}'}}\n\
