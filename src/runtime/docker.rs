@@ -45,8 +45,6 @@ const KILL: Duration = Duration::from_secs(10);
 const UNBOUNDED: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often to look again where the engine offers nothing to wait for.
 const POLL: Duration = Duration::from_millis(20);
-/// kubelet's `maxRespBodyLength` of exec probes, in bytes.
-const EXEC_OUTPUT: usize = 10 << 10;
 /// Containers inspected at the same time by one `list`.
 const INSPECTIONS: usize = 16;
 /// Mounts below a read-only mount are read-only by default from here on.
@@ -278,7 +276,7 @@ impl Runtime for Docker {
             if let StartExecResults::Attached { mut output, input: _open } = client.start_exec(&exec, None).await? {
                 while let Some(part) = output.try_next().await? {
                     let part = part.into_bytes();
-                    kept.extend_from_slice(&part[..part.len().min(EXEC_OUTPUT - kept.len())]);
+                    kept.extend_from_slice(&part[..part.len().min(ExecOutput::LIMIT - kept.len())]);
                 }
             }
             // The stream may end a moment before the engine knows the exit code.
@@ -291,9 +289,7 @@ impl Runtime for Docker {
             }
         };
         match timeout(limit, run).await {
-            Ok(Ok((exit_code, output))) => {
-                Ok(ExecOutput { exit_code, output: String::from_utf8_lossy(&output).into_owned() })
-            }
+            Ok(Ok((exit_code, output))) => Ok(ExecOutput::new(exit_code, &output)),
             Ok(Err(error)) => Err(Failure::new(&self.host, &error).of(operation())),
             Err(_) => Err(RuntimeError::TimedOut(limit)),
         }
@@ -348,7 +344,42 @@ fn until_error<T: Send + 'static>(items: BoxStream<'static, Result<T>>) -> BoxSt
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+
     use super::*;
+
+    fn nowhere() -> (TempDir, Docker) {
+        let directory = tempfile::tempdir().unwrap();
+        let host = format!("unix://{}/docker.sock", directory.path().display());
+        (directory, Docker::connect(Some(&host)).unwrap())
+    }
+
+    type Answer = (&'static str, &'static str);
+
+    /// A server that gives one answer to `GET /version` and another to everything else.
+    fn server(version: Answer, rest: Answer) -> (TempDir, Docker) {
+        let (directory, docker) = nowhere();
+        let listener = UnixListener::bind(directory.path().join("docker.sock")).unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut question = [0; 4096];
+                let length = stream.read(&mut question).await.unwrap();
+                let (status, body) = if question[..length].starts_with(b"GET /version") { version } else { rest };
+                let answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (directory, docker)
+    }
+
+    /// An engine that gives this answer to whatever it is asked.
+    fn engine(status: &'static str, body: &'static str) -> (TempDir, Docker) {
+        server(("200 OK", r#"{"ApiVersion":"1.41"}"#), (status, body))
+    }
 
     #[test]
     fn addresses_of_other_kinds_are_refused() {
@@ -363,26 +394,95 @@ mod tests {
 
     #[tokio::test]
     async fn an_engine_that_is_not_there_is_unreachable_and_may_come_later() {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("docker.sock");
-        let docker = Docker::connect(Some(&format!("unix://{}", socket.display()))).unwrap();
-
+        let (directory, docker) = nowhere();
         let error = docker.info().await.unwrap_err();
         assert!(error.is_unreachable() && error.to_string().contains("no such socket"), "{error}");
-        assert!(docker.events("a").next().await.unwrap().unwrap_err().is_unreachable());
+        let mut events = docker.events("a");
+        assert!(events.next().await.unwrap().unwrap_err().is_unreachable());
+        assert!(events.next().await.is_none(), "an error ends the stream");
 
-        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        drop(std::os::unix::net::UnixListener::bind(directory.path().join("docker.sock")).unwrap());
         let error = docker.info().await.unwrap_err();
         assert!(error.is_unreachable() && error.to_string().contains("refused"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_hangs_is_unreachable() {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("docker.sock");
-        let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        let docker = Docker::connect(Some(&format!("unix://{}", socket.display()))).unwrap();
+        let (directory, docker) = nowhere();
+        let _silent = std::os::unix::net::UnixListener::bind(directory.path().join("docker.sock")).unwrap();
         let error = docker.list("a").await.unwrap_err();
         assert!(error.is_unreachable() && error.to_string().contains("within 10 s"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn something_else_on_the_socket_is_named() {
+        let (_directory, docker) = server(("404 Not Found", "what?"), ("404 Not Found", "what?"));
+        let error = docker.info().await.unwrap_err();
+        assert!(error.is_unreachable() && error.to_string().contains("not a Docker Engine"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_engines_words_survive_a_refusal() {
+        let (_directory, docker) = engine("500 Internal Server Error", r#"{"message":"no space left on device"}"#);
+        let spec = ContainerSpec { name: "x".to_owned(), ..ContainerSpec::default() };
+        let error = docker.create(&spec).await.unwrap_err();
+        assert_eq!(error.to_string(), "cannot create container `x`: no space left on device");
+    }
+
+    #[tokio::test]
+    async fn an_event_stream_that_ends_is_an_error() {
+        let line = r#"{"Type":"container","Action":"die","Actor":{"ID":"c","Attributes":{}}}"#;
+        let (_directory, docker) = engine("200 OK", line);
+        let mut events = docker.events("a");
+        assert_eq!(events.next().await.unwrap().unwrap().container, "c");
+        assert!(events.next().await.unwrap().unwrap_err().is_unreachable());
+        assert!(events.next().await.is_none());
+    }
+
+    const PULLED: &str = concat!(
+        r#"{"status":"Pulling from etcd","id":"3.7"}"#,
+        "\r\n",
+        r#"{"status":"Downloading","progressDetail":{"current":5,"total":10},"id":"aa"}"#,
+        "\r\n",
+        r#"{"status":"Pull complete","progressDetail":{},"id":"aa"}"#,
+        "\r\n",
+    );
+    const PULL_BROKE: &str = concat!(
+        r#"{"status":"Pulling from etcd","id":"3.7"}"#,
+        "\r\n",
+        r#"{"errorDetail":{"message":"unexpected EOF"},"error":"unexpected EOF"}"#,
+        "\r\n",
+    );
+
+    #[tokio::test]
+    async fn a_pull_reports_its_progress() {
+        let (_directory, docker) = engine("200 OK", PULLED);
+        let seen = Mutex::new(Vec::new());
+        docker.pull("etcd:3.7", &|step| seen.lock().unwrap().push(step)).await.unwrap();
+        let step = |layer: &str, status: &str, bytes| PullProgress {
+            layer: layer.to_owned(),
+            status: status.to_owned(),
+            bytes,
+        };
+        assert_eq!(
+            seen.into_inner().unwrap(),
+            [
+                step("3.7", "Pulling from etcd", None),
+                step("aa", "Downloading", Some((5, 10))),
+                step("aa", "Pull complete", None),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn an_error_within_a_pull_is_an_error() {
+        for (status, body, reason) in [
+            ("200 OK", PULL_BROKE, "unexpected EOF"),
+            ("404 Not Found", r#"{"message":"pull access denied"}"#, "pull access denied"),
+        ] {
+            let (_directory, docker) = engine(status, body);
+            let error = docker.pull("etcd:3.7", &|_| {}).await.unwrap_err();
+            assert_eq!(error.to_string(), format!("cannot pull image `etcd:3.7`: {reason}"));
+        }
     }
 }

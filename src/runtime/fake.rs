@@ -27,6 +27,8 @@
 //! ```
 
 mod script;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
@@ -47,9 +49,6 @@ use crate::clock::Clock;
 
 /// Exit code of a process that SIGKILL ended: 128 + 9.
 const KILLED: i64 = 137;
-
-/// kubelet's `maxRespBodyLength` of exec probes, in bytes.
-const EXEC_OUTPUT: usize = 10 << 10;
 
 /// The in-memory runtime. Clones share one world.
 #[derive(Debug, Clone)]
@@ -420,7 +419,7 @@ impl Runtime for FakeRuntime {
                 state: State::Created { error: None },
                 created_at: self.clock.now(),
                 ip: None,
-                log_path: Some(PathBuf::from(format!("/var/lib/docker/containers/{id}/{id}-json.log"))),
+                log_path: None,
             };
             world.containers.insert(id.clone(), Entry { container, spec: spec.clone(), log: String::new() });
             id
@@ -464,6 +463,7 @@ impl Runtime for FakeRuntime {
             }
             container.state = State::Running { pid, started_at: self.clock.now() };
             container.ip = address;
+            container.log_path = Some(PathBuf::from(format!("/var/lib/docker/containers/{id}/{id}-json.log")));
             log.push_str(&program.output);
             world.tell(&id, EventKind::Started);
             (id, pid, program.exit)
@@ -573,9 +573,7 @@ impl Runtime for FakeRuntime {
         if program.exec_takes > timeout {
             return Err(RuntimeError::TimedOut(timeout));
         }
-        let mut answer = program.exec;
-        answer.output.truncate(answer.output.floor_char_boundary(EXEC_OUTPUT));
-        Ok(answer)
+        Ok(ExecOutput::new(program.exec.0, program.exec.1.as_bytes()))
     }
 
     async fn logs(&self, id: &str, lines: usize) -> Result<String> {

@@ -177,7 +177,7 @@ pub struct Container {
     pub created_at: Timestamp,
     /// Its address on the default bridge, when it has one.
     pub ip: Option<IpAddr>,
-    /// The json-file log on the host, when that log driver is used.
+    /// The json-file log on the host, when that log driver is used; known from the first start on.
     pub log_path: Option<PathBuf>,
 }
 
@@ -205,7 +205,8 @@ pub enum State {
 pub struct Termination {
     /// Exit code; 128 + signal for a killed process.
     pub exit_code: i64,
-    /// The kernel killed it for lack of memory.
+    /// The engine saw the kernel kill it for lack of memory. `false` proves nothing: with cgroup v1 on recent kernels
+    /// Docker is not told, and only exit code 137 remains.
     pub oom_killed: bool,
     /// What the engine has to say about it; mostly empty.
     pub error: String,
@@ -248,6 +249,17 @@ pub struct ExecOutput {
     pub output: String,
 }
 
+impl ExecOutput {
+    /// Bytes of output that are kept.
+    pub const LIMIT: usize = 10 << 10;
+
+    /// Keeps as much of the output as is ever kept; bytes that are not text become `U+FFFD`.
+    pub fn new(exit_code: i64, output: &[u8]) -> Self {
+        let kept = &output[..output.len().min(Self::LIMIT)];
+        Self { exit_code, output: String::from_utf8_lossy(kept).into_owned() }
+    }
+}
+
 /// "Look at this container again."
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -274,6 +286,7 @@ pub enum EventKind {
 
 /// Everything needed to create a container, in the runtime's terms: the pod is already translated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is a switch of the engine's
 pub struct ContainerSpec {
     /// Unique on the host, `k8s_<container>_<pod>_<namespace>_<uid>_<attempt>`.
     pub name: String,

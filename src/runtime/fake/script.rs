@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::runtime::ExecOutput;
-
 /// An operation of [`Runtime`](crate::runtime::Runtime), to aim faults at and to count calls by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)] // each is the method of the same name
@@ -94,7 +92,7 @@ pub struct Program {
     pub(super) exit: Option<(Duration, i64)>,
     pub(super) stop: Option<(Duration, i64)>,
     pub(super) output: String,
-    pub(super) exec: ExecOutput,
+    pub(super) exec: (i64, String),
     pub(super) exec_takes: Duration,
 }
 
@@ -105,7 +103,7 @@ impl Default for Program {
             exit: None,
             stop: Some((Duration::ZERO, 0)),
             output: String::new(),
-            exec: ExecOutput { exit_code: 0, output: String::new() },
+            exec: (0, String::new()),
             exec_takes: Duration::ZERO,
         }
     }
@@ -150,7 +148,7 @@ impl Program {
     /// Every exec in it ends with this.
     #[must_use]
     pub fn answers_exec(mut self, exit_code: i64, output: impl Into<String>) -> Self {
-        self.exec = ExecOutput { exit_code, output: output.into() };
+        self.exec = (exit_code, output.into());
         self
     }
 
