@@ -97,6 +97,13 @@ impl serde::Serialize for KubernetesVersion {
 /// What `init` installs when no version is named.
 pub const DEFAULT_VERSION: &str = "v1.37.1";
 
+impl Default for KubernetesVersion {
+    /// [`DEFAULT_VERSION`].
+    fn default() -> Self {
+        Self(semver::Version::new(1, 37, 1))
+    }
+}
+
 /// Where the images come from unless configured otherwise (kubeadm: `DefaultImageRepository`).
 pub const DEFAULT_IMAGE_REPOSITORY: &str = "registry.k8s.io";
 
@@ -159,6 +166,7 @@ mod tests {
     #[test]
     fn every_release_names_its_images() {
         let version: KubernetesVersion = DEFAULT_VERSION.parse().unwrap();
+        assert_eq!(version, KubernetesVersion::default());
         assert_eq!(version.etcd_tag(), "3.7.0-0");
         assert_eq!(version.pause_tag(), "3.10.2");
         let built: KubernetesVersion = "v1.36.3+local".parse().unwrap();

@@ -50,12 +50,21 @@ impl YamlError {
     }
 }
 
+/// The crate speaks to programmers.
+const WORDING: [(&str, &str); 4] = [
+    ("expected mapping start", "expected a mapping"),
+    ("expected sequence start", "expected a list"),
+    ("expected string scalar", "expected a text"),
+    (", set DuplicateKeyPolicy in Options if acceptable", ""),
+];
+
 impl From<serde_yaml::Error> for YamlError {
     fn from(error: serde_yaml::Error) -> Self {
         let bare = error.without_snippet();
         let text = bare.to_string();
         // The crate appends the place to the message; whoever asks for the reason alone names the place differently.
-        let reason = text.split(" at line ").next().unwrap_or(&text).lines().next().unwrap_or(&text).to_owned();
+        let reason = text.split(" at line ").next().unwrap_or(&text).lines().next().unwrap_or(&text);
+        let reason = WORDING.iter().fold(reason.to_owned(), |reason, (theirs, ours)| reason.replace(theirs, ours));
         let line = bare.location().map(|location| location.line()).filter(|line| *line > 0);
         Self { reason, line, text: error.to_string() }
     }
@@ -206,7 +215,7 @@ fn is_marker(line: &str, marker: &str) -> bool {
 /// A document as it stands: every value with its line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tree {
-    /// Line of the value, counted from 1; for a mapping or sequence in block style that of its first entry.
+    /// Line where it begins, counted from 1; below a mapping that of its key.
     pub line: u64,
     /// What it is.
     pub node: Node,
@@ -272,6 +281,22 @@ impl Tree {
         tree.line
     }
 
+    /// Path of the first value that begins at `line`.
+    pub fn path_at(&self, line: u64) -> Option<String> {
+        let below = |path: String, tree: &Self| {
+            if tree.line == line {
+                return Some(path);
+            }
+            let inner = tree.path_at(line)?;
+            Some(if inner.starts_with('[') { path + &inner } else { format!("{path}.{inner}") })
+        };
+        match &self.node {
+            Node::Mapping(entries) => entries.iter().find_map(|(key, tree)| below(key.clone(), tree)),
+            Node::Sequence(items) => items.iter().enumerate().find_map(|(i, tree)| below(format!("[{i}]"), tree)),
+            Node::Scalar(_) => None,
+        }
+    }
+
     fn into_value(self) -> Value {
         match self.node {
             Node::Scalar(value) => value,
@@ -318,7 +343,10 @@ impl<'de> Deserialize<'de> for Node {
             }
 
             fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
-                Ok(Node::Scalar(value.into()))
+                // As JSON writes it for Go: `1e3` is 1000, and an integer field takes it.
+                #[allow(clippy::cast_possible_truncation)] // guarded: integral and exactly representable
+                let integer = (value.fract() == 0.0 && value.abs() < 1e15).then_some(value as i64);
+                Ok(Node::Scalar(integer.map_or_else(|| value.into(), Value::from)))
             }
 
             fn visit_str<E>(self, value: &str) -> Result<Node, E> {
@@ -335,8 +363,8 @@ impl<'de> Deserialize<'de> for Node {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
                 let mut entries = Vec::new();
-                while let Some((Key(key), value)) = map.next_entry()? {
-                    entries.push((key, value));
+                while let Some((key, value)) = map.next_entry::<Spanned<Key>, Self::Value>()? {
+                    entries.push((key.value.0, Tree { line: key.referenced.line(), node: value }));
                 }
                 Ok(Node::Mapping(entries))
             }
@@ -389,6 +417,13 @@ mod tests {
         let rows: &[(&str, &str, Option<Value>)] = &[
             ("booleans of YAML 1.1", "a: yes\nb: off\nc: 'yes'\n", Some(json!({"a": true, "b": false, "c": "yes"}))),
             ("legacy octal", "mode: 0400\nzero: 0\n", Some(json!({"mode": 256, "zero": 0}))),
+            (
+                "numbers of YAML 1.1",
+                "a: 1_000\nb: 0o17\nc: 1e3\nd: .5\ne: +5\nf: 0x1F\ng: 0b11\nh: -0400\ni: 1:20\n",
+                Some(json!({"a": 1000, "b": 15, "c": 1000, "d": 0.5, "e": 5, "f": 31, "g": 3, "h": -256, "i": "1:20"})),
+            ),
+            ("tags", "a: !!str 5\nb: !!binary aGk=\nc: !foo x\n", Some(json!({"a": "5", "b": "hi", "c": "x"}))),
+            ("a null key", "null: a\n", None),
             ("quoted octal is text", "mode: '0400'\n", Some(json!({"mode": "0400"}))),
             ("boolean and number keys", "n: a\n1: b\n", Some(json!({"false": "a", "1": "b"}))),
             ("null forms", "a: ~\nb:\nc: null\n", Some(json!({"a": null, "b": null, "c": null}))),
@@ -468,9 +503,12 @@ mod tests {
         assert_eq!(documents[0].tree().unwrap().line_of("a"), 3);
         let tree = documents[1].tree().unwrap();
         assert_eq!(documents[1].line(), 9);
-        for (path, line) in [("b.c", 10), ("b.d[0]", 11), ("b.d[1]", 12), ("b.d[7]", 11), ("b.nothing.here", 10)] {
+        for (path, line) in [("b.c", 10), ("b.d[0]", 11), ("b.d[1]", 12), ("b.d[7]", 11), ("b.nothing.here", 9)] {
             assert_eq!(tree.line_of(path), line, "{path}");
         }
+        assert_eq!(tree.path_at(10).as_deref(), Some("b.c"));
+        assert_eq!(tree.path_at(12).as_deref(), Some("b.d[1]"));
+        assert_eq!(tree.path_at(1), None);
         let error = documents[1].parse::<std::collections::BTreeMap<String, String>>().unwrap_err();
         assert!(error.line().is_some_and(|line| line >= 9), "{error}");
     }
