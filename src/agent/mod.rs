@@ -236,7 +236,7 @@ fn agent_id(path: &Path) -> Result<String, AgentError> {
     }
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| AgentError::Random)?;
-    let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = pod::identity::hex(&random);
     fsx::write_atomic(path, format!("{id}\n").as_bytes(), 0o600)?;
     Ok(id)
 }
@@ -339,6 +339,7 @@ impl<R: Runtime> Hub<R> {
         };
         self.shared.board.set_problem(None);
         let mut by_pod: BTreeMap<PodKey, Vec<Container>> = BTreeMap::new();
+        self.uids.clear();
         for container in containers {
             if let Some(key) = key_of(&container) {
                 self.uids.insert(uid_of(&container).to_owned(), key.clone());
@@ -351,7 +352,21 @@ impl<R: Runtime> Hub<R> {
             let _ = handle.messages.send(Message::Listed(by_pod.remove(key).unwrap_or_default()));
         }
         self.assign(by_pod);
+        self.sweep();
         true
+    }
+
+    /// Removes directories of pods that neither are wanted nor have containers: what a pod leaves behind whose
+    /// containers went while no agent was there to see it.
+    fn sweep(&self) {
+        if self.sources.values().any(|source| source.problem.is_some()) {
+            return;
+        }
+        for uid in volume::present(&self.shared.pods).into_iter().filter(|uid| !self.uids.contains_key(uid)) {
+            if let Err(error) = volume::discard(&self.shared.pods, &uid) {
+                tracing::warn!(uid, %error, "cannot remove the directory of a pod that is gone");
+            }
+        }
     }
 
     fn take(&mut self, published: Published) {

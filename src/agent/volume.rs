@@ -80,6 +80,12 @@ pub fn prepare(
     Ok(found)
 }
 
+/// UIDs of the pods that have a directory.
+pub fn present(pods: &Path) -> Vec<String> {
+    let entries = fs::read_dir(pods).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
 /// Unmounts and removes the directory of the pod `uid`.
 pub fn discard(pods: &Path, uid: &str) -> Result<(), FsError> {
     let directory = pods.join(uid);
