@@ -57,6 +57,7 @@ use self::step::{Timings, uid_of};
 use self::worker::{Message, Shared, Wanted, Worker};
 use crate::clock::Clock;
 use crate::fsx::{self, FsError, Lock};
+use crate::journal::{Journal, JournalError, Record};
 use crate::layout::Layout;
 use crate::runtime::{Container, Event, Runtime, RuntimeError, labels};
 
@@ -67,10 +68,14 @@ const AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_s
 
 /// Where the agent's creations are recorded, so that `reset` finds them.
 pub trait Ledger: Send + Sync + 'static {
-    /// `path` is about to be made, outside our own state directory. Nothing is made when this fails.
-    fn record_path(&self, path: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
-    /// The container `id` was created under `name`. It carries our label, so this is for people to read.
-    fn record_container(&self, id: &str, name: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    /// Returns when `records` are durable. What they announce is not made when this fails.
+    fn record(&self, records: &[Record]) -> Result<(), JournalError>;
+}
+
+impl Ledger for Journal {
+    fn record(&self, records: &[Record]) -> Result<(), JournalError> {
+        self.append(records)
+    }
 }
 
 /// A ledger that forgets, for hosts that nobody resets.
@@ -78,11 +83,7 @@ pub trait Ledger: Send + Sync + 'static {
 pub struct NoLedger;
 
 impl Ledger for NoLedger {
-    fn record_path(&self, _: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Ok(())
-    }
-
-    fn record_container(&self, _: &str, _: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn record(&self, _: &[Record]) -> Result<(), JournalError> {
         Ok(())
     }
 }

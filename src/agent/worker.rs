@@ -31,6 +31,7 @@ use super::step::{
 use super::translate::{self, Context, Node};
 use super::volume;
 use crate::clock::Clock;
+use crate::journal::{Creation, Record};
 use crate::runtime::{Container, EventKind, Runtime, RuntimeError, State};
 
 /// What all workers of an agent share.
@@ -168,6 +169,7 @@ impl<R: Runtime> Worker<R> {
                 }
             }
             if decision.gone {
+                self.record();
                 break;
             }
             if !decision.actions.is_empty() {
@@ -455,13 +457,7 @@ impl<R: Runtime> Worker<R> {
             }
             self.remembered.clone_from(&pod.hash);
         }
-        for container in self.containers.values() {
-            if self.recorded.insert(container.id.clone())
-                && let Err(error) = self.shared.ledger.record_container(&container.id, &container.name)
-            {
-                tracing::warn!(pod = %self.key, container = container.name, %error, "cannot record a container");
-            }
-        }
+        self.record();
         let silent: Vec<_> = self
             .containers
             .values()
@@ -475,6 +471,24 @@ impl<R: Runtime> Worker<R> {
             self.last_words.insert(id.clone(), line.chars().take(400).collect());
         }
         !silent.is_empty()
+    }
+
+    /// Brings the ledger up to date with the containers there are. Who owns a container is said by its label; the
+    /// ledger is for the day on which the runtime cannot be asked.
+    fn record(&mut self) {
+        let container = |id: &String| Creation::Container { id: id.clone() };
+        let made = self.containers.keys().filter(|id| !self.recorded.contains(*id));
+        let made = made.map(|id| Record::Make { what: container(id) });
+        let gone = self.recorded.iter().filter(|id| !self.containers.contains_key(*id));
+        let gone = gone.map(|id| Record::Gone { what: container(id) });
+        let records: Vec<_> = made.chain(gone).collect();
+        if records.is_empty() {
+            return;
+        }
+        match self.shared.ledger.record(&records) {
+            Ok(()) => self.recorded = self.containers.keys().cloned().collect(),
+            Err(error) => tracing::warn!(pod = %self.key, %error, "cannot record the containers"),
+        }
     }
 
     async fn take_messages(&mut self, first: Message) {
@@ -528,7 +542,6 @@ impl<R: Runtime> Worker<R> {
 
     fn forget(&mut self, id: &str) {
         self.containers.remove(id);
-        self.recorded.remove(id);
         self.last_words.remove(id);
         self.watches.remove(id);
         self.health.remove(id);
