@@ -29,7 +29,7 @@ const EAGER_PERIOD: Duration = Duration::from_millis(20);
 /// The same, for a pod that has not answered within [`EAGER_FOR`].
 const PATIENT_PERIOD: Duration = Duration::from_millis(500);
 /// How long a pod is asked every [`EAGER_PERIOD`].
-const EAGER_FOR: Duration = Duration::from_secs(60);
+const EAGER_FOR: Duration = Duration::from_mins(1);
 /// How much of an answer is read (kubelet: `maxRespBodyLength`).
 const MAX_BODY: usize = 10 << 10;
 

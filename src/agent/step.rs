@@ -51,10 +51,10 @@ impl Default for Timings {
     fn default() -> Self {
         Self {
             crash_initial: Duration::from_secs(10),
-            crash_max: Duration::from_secs(300),
-            crash_reset: Duration::from_secs(600),
+            crash_max: Duration::from_mins(5),
+            crash_reset: Duration::from_mins(10),
             pull_initial: Duration::from_secs(10),
-            pull_max: Duration::from_secs(300),
+            pull_max: Duration::from_mins(5),
             image_recheck: Duration::from_secs(5),
             retry_initial: Duration::from_millis(500),
             retry_max: Duration::from_secs(30),

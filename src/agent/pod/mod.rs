@@ -34,7 +34,7 @@ pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
 
 /// How long a pod without start-up and liveness probe may take until it answers.
-pub const DEFAULT_BUDGET: Duration = Duration::from_secs(300);
+pub const DEFAULT_BUDGET: Duration = Duration::from_mins(5);
 
 /// Why a manifest is not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

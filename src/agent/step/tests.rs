@@ -474,7 +474,7 @@ fn unready(world: &World, started: bool) -> Unready {
     Unready {
         key: PodKey { namespace: "default".into(), name: "etcd-node-1".into() },
         started_at: started.then_some(world.now),
-        budget: Duration::from_secs(240),
+        budget: Duration::from_mins(4),
         reason: "connection refused".into(),
     }
 }
