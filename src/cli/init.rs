@@ -310,11 +310,12 @@ impl Init<'_> {
             printer.result(&json!({ "error": "preflight", "findings": report.findings }), String::new)?;
             let ignore = "--ignore-preflight-errors=NAME,… goes on in spite of an error";
             let errors = report.findings.iter().filter(|finding| finding.level == Level::Error).count();
-            return Err(Failure {
-                exit: Exit::Preflight,
-                ..Failure::failed(anyhow!("{errors} preflight checks failed; nothing was changed"))
-            }
-            .with_hints(vec![ignore.to_owned()]));
+            let failed = match errors {
+                1 => "a preflight check failed".to_owned(),
+                errors => format!("{errors} preflight checks failed"),
+            };
+            return Err(Failure { exit: Exit::Preflight, ..Failure::failed(anyhow!("{failed}; nothing was changed")) }
+                .with_hints(vec![ignore.to_owned()]));
         }
         phase.done("this host is ready");
         Ok(())
@@ -443,9 +444,17 @@ impl Init<'_> {
         let goal = self.goal();
         match apply::execute(&plan, &goal, host, &ledger, interrupted()).await {
             Ok(outcome) => Ok(outcome),
-            Err(ApplyError::Unhealthy { after, unhealthy }) => {
+            Err(ApplyError::Unhealthy { after, hopeless, unhealthy }) => {
                 let evidence = autopsy::gather(&goal, host, after, &unhealthy).await;
-                self.tell(&autopsy::diagnose(&evidence), after)
+                let after = after.as_secs();
+                self.tell(
+                    &autopsy::diagnose(&evidence),
+                    &if hopeless {
+                        format!("The control plane cannot become healthy; given up after {after} s.")
+                    } else {
+                        format!("The control plane did not become healthy within {after} s.")
+                    },
+                )
             }
             Err(error @ ApplyError::AgentEnded { .. }) => {
                 let evidence = autopsy::gather(&goal, host, Duration::ZERO, &[]).await;
@@ -456,9 +465,9 @@ impl Init<'_> {
         }
     }
 
-    fn tell(&self, autopsy: &Autopsy, after: Duration) -> Result<apply::Outcome, Failure> {
+    fn tell(&self, autopsy: &Autopsy, headline: &str) -> Result<apply::Outcome, Failure> {
         let printer = &self.context.printer;
-        printer.line(&format!("\nThe control plane did not become healthy within {} s.\n{autopsy}", after.as_secs()));
+        printer.line(&format!("\n{headline}\n{autopsy}"));
         printer.line("Mend the cause and run the same command again; or `plinth reset` to take everything away.");
         printer.result(&json!({ "error": "unhealthy", "autopsy": autopsy }), String::new)?;
         Err(Failure::told(Exit::Failed))
