@@ -12,7 +12,6 @@
 pub mod autopsy;
 mod files;
 
-use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,22 +149,9 @@ pub enum ApplyError {
     Interrupted,
 }
 
-/// Performs the steps of `plan` one after the other. `interrupt` ends it wherever something is waited for; the next
-/// `init` goes on from what is there.
-pub async fn execute<R: Runtime>(
-    plan: &Plan,
-    goal: &Goal<'_>,
-    host: &Host<'_, R>,
-    ledger: &Ledger,
-    interrupt: impl Future<Output = ()>,
-) -> Result<Outcome, ApplyError> {
-    tokio::select! {
-        outcome = perform(plan, goal, host, ledger) => outcome,
-        () = interrupt => Err(ApplyError::Interrupted),
-    }
-}
-
-async fn perform<R: Runtime>(
+/// Performs the steps of `plan` one after the other. Dropped in the middle, it leaves what the next `init` goes on
+/// from.
+pub async fn perform<R: Runtime>(
     plan: &Plan,
     goal: &Goal<'_>,
     host: &Host<'_, R>,
