@@ -13,7 +13,6 @@ pub mod autopsy;
 mod files;
 mod hopeless;
 
-use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -153,21 +152,20 @@ pub enum ApplyError {
     Interrupted,
 }
 
-/// Performs the steps of `plan` one after the other. `interrupt` ends it at the next step, or in the middle of a
-/// wait.
-pub async fn execute<R: Runtime>(
+/// Performs the steps of `plan` one after the other. Dropped in the middle, it leaves what the next `init` goes on
+/// from.
+pub async fn perform<R: Runtime>(
     plan: &Plan,
     goal: &Goal<'_>,
     host: &Host<'_, R>,
     ledger: &Ledger,
-    interrupt: impl Future<Output = ()>,
 ) -> Result<Outcome, ApplyError> {
     announce(plan, goal, host, ledger)?;
-    let mut interrupt = std::pin::pin!(interrupt);
     let mut outcome = Outcome::default();
     let mut agent = None;
     let mut steps = plan.steps.as_slice();
     while let Some(step) = steps.first() {
+        tracing::info!(phase = step.phase(), "{step}");
         let mut performed = 1;
         match step {
             Step::StopPods => stop_pods(goal, host).await?,
@@ -178,7 +176,7 @@ pub async fn execute<R: Runtime>(
                 files::write(&steps[..performed], goal, host)?;
             }
             Step::StartAgent => agent = start_agent(host).await?,
-            Step::Wait => outcome.healthy = wait(goal, host, agent.as_mut(), interrupt.as_mut()).await?,
+            Step::Wait => outcome.healthy = wait(goal, host, agent.as_mut()).await?,
             Step::BindClusterAdmins => bind_cluster_admins(goal, host).await?,
             Step::Commit => outcome.generation = Some(commit(goal, host, ledger)?),
         }
@@ -316,11 +314,9 @@ async fn wait<R>(
     goal: &Goal<'_>,
     host: &Host<'_, R>,
     agent: Option<&mut Child>,
-    interrupt: impl Future<Output = ()>,
 ) -> Result<Vec<HealthyAfter>, ApplyError> {
     enum Abort {
         AgentEnded(std::process::ExitStatus),
-        Interrupted,
         Hopeless,
     }
     let checkers = checkers(goal, host.layout)?;
@@ -351,7 +347,6 @@ async fn wait<R>(
     let abort = async {
         tokio::select! {
             status = agent_ended => Abort::AgentEnded(status),
-            () = interrupt => Abort::Interrupted,
             () = hopeless::hopeless(host.layout) => Abort::Hopeless,
         }
     };
@@ -379,7 +374,6 @@ async fn wait<R>(
                 Unmet::Aborted { by: Abort::AgentEnded(status), .. } => {
                     ApplyError::AgentEnded { status, log: host.layout.agent_log() }
                 }
-                Unmet::Aborted { by: Abort::Interrupted, .. } => ApplyError::Interrupted,
             })
         }
     }
