@@ -115,7 +115,7 @@ mod tests {
             ("starting", status(Component::Etcd, "ContainerCreating", 0, ""), None),
             ("crashed once", crashing(0, "Error: unknown flag: --bogus"), None),
             ("unknown flag", crashing(1, "Error: unknown flag: --bogus"), now),
-            ("bad value", crashing(1, r#"invalid argument "x" for "--event-ttl" flag: time: invalid"#), now),
+            ("bad value", crashing(1, r#"Error: invalid argument "x" for "--event-ttl" flag: time: invalid"#), now),
             ("etcd's flags", crashing(1, r#"invalid value "lots" for flag -quota-backend-bytes: parse error"#), now),
             ("file missing, may come", crashing(1, "open /x: no such file or directory"), None),
             ("file missing", crashing(2, "open /x: no such file or directory"), now),

@@ -102,6 +102,20 @@ mod tests {
             (
                 "Docker",
                 |f| f.engine = Err(RuntimeError::TimedOut(Duration::from_secs(5))),
+                Some((
+                    Level::Error,
+                    "Docker at unix:///var/run/docker.sock is busy, it may be looking up the name of a registry; try \
+                     again in a minute",
+                )),
+            ),
+            (
+                "Docker",
+                |f| {
+                    f.engine = Err(RuntimeError::TimedOut(Duration::from_secs(5)));
+                    for (_, presence) in &mut f.images {
+                        *presence = ImagePresence::Unknown("no answer".into());
+                    }
+                },
                 Some((Level::Error, "Docker at unix:///var/run/docker.sock: no answer within 5s")),
             ),
             ("DockerVersion", |f| engine(f).info.api_version = "1.53".into(), None),
