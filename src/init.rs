@@ -63,7 +63,7 @@ pub enum InitError {
     #[error(transparent)]
     Unchecked(#[from] PreflightError),
     /// The host is not ready.
-    #[error("{} preflight checks failed; nothing was changed", .0.errors())]
+    #[error("{}; nothing was changed", failed(.0.errors()))]
     NotReady(preflight::Report),
     /// Another plinth is at work.
     #[error(transparent)]
@@ -75,13 +75,19 @@ pub enum InitError {
     #[error(transparent)]
     Apply(ApplyError),
     /// The components did not become healthy in time.
-    #[error("the control plane did not become healthy within {} s", after.as_secs())]
+    #[error("the control plane {} {} s", if *hopeless { "cannot become healthy; given up after" } else { "did not become healthy within" }, after.as_secs())]
     Unhealthy {
         /// How long was waited.
         after: Duration,
+        /// Waiting longer could not have helped.
+        hopeless: bool,
         /// Why.
         autopsy: Box<Autopsy>,
     },
+}
+
+fn failed(checks: usize) -> String {
+    if checks == 1 { "a preflight check failed".to_owned() } else { format!("{checks} preflight checks failed") }
 }
 
 impl Hint for InitError {
@@ -186,9 +192,9 @@ impl<'a, R: Runtime> Init<'a, R> {
             let plan = self.plan_from(&ledger).await?;
             match apply::perform(&plan, &self.goal(), &self.host, &ledger).await {
                 Ok(outcome) => Ok(outcome),
-                Err(ApplyError::Unhealthy { after, unhealthy }) => {
+                Err(ApplyError::Unhealthy { after, hopeless, unhealthy }) => {
                     let evidence = autopsy::gather(&self.goal(), &self.host, after, &unhealthy).await;
-                    Err(InitError::Unhealthy { after, autopsy: Box::new(autopsy::diagnose(&evidence)) })
+                    Err(InitError::Unhealthy { after, hopeless, autopsy: Box::new(autopsy::diagnose(&evidence)) })
                 }
                 Err(error) => Err(InitError::Apply(error)),
             }

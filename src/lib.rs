@@ -31,6 +31,7 @@
 //! | [`config`] | kubeadm's wire format → defaults → the validated `Cluster` |
 //! | [`release`] | Kubernetes releases: components, images, versions |
 //! | [`journal`] | append-only record of what was made, for convergence and reset |
+//! | [`logline`] | what containers write, without its wrapping |
 //! | [`proc`] | what `/proc` says of ports, processes and cgroups |
 //! | [`ui`] | one door to stdout and stderr |
 //! | [`layout`], [`fsx`], [`yaml`], [`clock`], [`error`] | paths, files, YAML, time, exit codes |
@@ -48,6 +49,7 @@ pub mod init;
 pub mod journal;
 pub mod kubeconfig;
 pub mod layout;
+pub mod logline;
 pub mod manifests;
 pub mod pki;
 pub mod plan;

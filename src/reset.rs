@@ -128,7 +128,7 @@ pub async fn run<R: Runtime>(
         } else if let Creation::Image { reference } = creation {
             if options.images {
                 host.runtime.remove_image(reference).await?;
-            } else {
+            } else if host.runtime.image(reference).await?.is_some() {
                 let why = "images are kept unless --images is given".to_owned();
                 left.push(Left { what: format!("image {reference}"), why, failed: false });
             }
@@ -198,7 +198,16 @@ fn remove_own_directories(layout: &Layout, left: &mut Vec<Left>) {
         // The next reset needs the journal to know what is still to be removed.
         return;
     }
-    if let Err(error) = fsx::remove_tree(&layout.state()) {
+    let removed = match fsx::remove_tree(&layout.state()) {
+        // A mount point stays, empty.
+        Err(error) if error.source.kind() == std::io::ErrorKind::ResourceBusy => fsx::empty_directory(&layout.state())
+            .map(|()| {
+                let why = "is a mount point, and empty".to_owned();
+                left.push(Left { what: layout.state().display().to_string(), why, failed: false });
+            }),
+        removed => removed.map(drop),
+    };
+    if let Err(error) = removed {
         left.push(Left { what: layout.state().display().to_string(), why: with_cause(&error), failed: true });
     }
 }
@@ -248,7 +257,10 @@ fn look_again(layout: &Layout, ledger: &Ledger, mut left: Vec<Left>, containers:
     }
     for path in [layout.state(), layout.run()] {
         if exists(&path) {
-            left.push(Left { what: path.display().to_string(), why: "is still there".to_owned(), failed: true });
+            let failed = !left.iter().any(|left| left.what == path.display().to_string());
+            if failed {
+                left.push(Left { what: path.display().to_string(), why: "is still there".to_owned(), failed });
+            }
         } else {
             removed.insert(path.display().to_string());
         }

@@ -43,7 +43,7 @@ pub struct Snapshot {
     pub health: BTreeMap<String, Health>,
     /// Why containers do not run, by name.
     pub waiting: BTreeMap<String, Waiting>,
-    /// The last line written by dead containers, by id.
+    /// What dead containers said of their end, by id.
     pub last_words: BTreeMap<String, String>,
     /// Names of `plinth.dev/after` that are not waited for, and other remarks.
     pub remarks: Vec<String>,

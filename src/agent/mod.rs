@@ -326,6 +326,7 @@ impl<R: Runtime> Hub<R> {
 
     fn lost(&self, reason: &str) {
         tracing::warn!(reason, "lost the container runtime");
+        let reason = reason.strip_prefix("the container runtime does not answer: ").unwrap_or(reason);
         self.shared.board.set_problem(Some(format!("the container runtime does not answer: {reason}")));
     }
 

@@ -1,6 +1,6 @@
 //! What the agent says of itself and its pods on `GET /status`: the one wire format between agent and command line.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The whole answer. Fields are only ever added.
@@ -119,10 +119,50 @@ pub struct TerminationSummary {
     pub finished_at: Timestamp,
 }
 
+impl PodSummary {
+    /// Nothing is wrong, it only takes its time: what is not ready `now` runs for the first time, has not answered its
+    /// start-up probe yet, or has only just done so.
+    pub fn is_starting(&self, now: Timestamp) -> bool {
+        /// Readiness probes follow the start-up probe at their own period.
+        const SETTLES: SignedDuration = SignedDuration::from_secs(15);
+        let is_young = |c: &ContainerSummary| c.started_at.is_some_and(|start| now.duration_since(start) < SETTLES);
+        let starts =
+            |c: &ContainerSummary| c.state == "running" && c.last_termination.is_none() && (!c.started || is_young(c));
+        self.phase == "Running" && self.containers.iter().all(|container| container.ready || starts(container))
+    }
+}
+
 impl AgentStatus {
     /// The pod of the static pod `name` (without the node's suffix) in `kube-system`.
     pub fn control_plane_pod(&self, name: &str) -> Option<&PodSummary> {
         let full = format!("{name}-{}", self.node_name.to_lowercase());
         self.pods.iter().find(|pod| pod.namespace == "kube-system" && pod.name == full)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_starts_for_the_first_time_is_no_problem() {
+        let now: Timestamp = "2026-11-21T08:00:00Z".parse().unwrap();
+        let running = ContainerSummary {
+            state: "running".into(),
+            started_at: Some(now - SignedDuration::from_secs(60)),
+            ..ContainerSummary::default()
+        };
+        let ended = Some(TerminationSummary::default());
+        for (name, container, expected) in [
+            ("before its start-up probe", running.clone(), true),
+            ("started, not ready", ContainerSummary { started: true, ..running.clone() }, false),
+            ("just started", ContainerSummary { started: true, started_at: Some(now), ..running.clone() }, true),
+            ("ready", ContainerSummary { started: true, ready: true, ..running.clone() }, true),
+            ("runs again", ContainerSummary { last_termination: ended, ..running.clone() }, false),
+            ("waits", ContainerSummary { state: "waiting".into(), ..running }, false),
+        ] {
+            let pod = PodSummary { phase: "Running".into(), containers: vec![container], ..PodSummary::default() };
+            assert_eq!(pod.is_starting(now), expected, "{name}");
+        }
     }
 }

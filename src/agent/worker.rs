@@ -32,7 +32,11 @@ use super::translate::{self, Context, Node};
 use super::volume;
 use crate::clock::Clock;
 use crate::journal::{Creation, Record};
+use crate::logline;
 use crate::runtime::{Container, EventKind, Runtime, RuntimeError, State};
+
+/// How much of a dead container's log is searched for what tells why: a Go panic has its reason above its stack.
+const LAST_LINES: usize = 60;
 
 /// What all workers of an agent share.
 pub struct Shared<R> {
@@ -466,9 +470,10 @@ impl<R: Runtime> Worker<R> {
             .filter(|id| !self.last_words.contains_key(id))
             .collect();
         for id in &silent {
-            let log = self.shared.runtime.logs(id, 20).await.unwrap_or_default();
-            let line = log.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-            self.last_words.insert(id.clone(), line.chars().take(400).collect());
+            let log = self.shared.runtime.logs(id, LAST_LINES).await.unwrap_or_default();
+            let lines: Vec<_> = log.lines().map(str::to_owned).collect();
+            let words = logline::most_telling(&lines).unwrap_or_default();
+            self.last_words.insert(id.clone(), words.trim().chars().take(400).collect());
         }
         !silent.is_empty()
     }

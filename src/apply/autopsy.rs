@@ -7,7 +7,6 @@
 mod collect;
 mod evidence;
 mod gather;
-mod line;
 mod render;
 mod symptom;
 
@@ -15,11 +14,16 @@ pub use collect::disk_free;
 pub use evidence::{CertificateDates, ComponentEvidence, Disk, Evidence, PortOwner};
 pub use gather::gather;
 
+use std::path::Path;
+
 use serde::Serialize;
 
-use crate::agent::status::ContainerSummary;
+use crate::agent::status::{AgentStatus, ContainerSummary, Rejection};
+use crate::logline;
+use crate::manifests;
 use crate::release::Component;
 use symptom::Symptom;
+pub(super) use symptom::{Certainty, certainty};
 
 /// Below this, etcd cannot create its write-ahead log (64 MB, `wal.SegmentSizeBytes`), in bytes.
 const DISK_NEEDED: u64 = 64 * 1000 * 1000;
@@ -227,9 +231,9 @@ fn host(evidence: &Evidence) -> Option<Finding> {
             "remove that obstacle; the agent goes on by itself",
         );
     }
-    if let Some(rejection) = status.sources.iter().flat_map(|source| &source.rejected).next() {
+    if let Some((component, rejection)) = rejected(evidence, status) {
         return Some(Finding {
-            component: evidence.unhealthy().map(|c| c.component).find(|c| rejection.file.contains(c.name())),
+            component: Some(component),
             code: Code::ManifestRejected,
             cause: format!("the agent does not accept `{}`: {}", rejection.file, rejection.reason),
             fix: "correct what makes it so (extraArgs, extraVolumes, …) and run the same command again".to_owned(),
@@ -256,6 +260,16 @@ fn host(evidence: &Evidence) -> Option<Finding> {
         );
     }
     certificates(evidence)
+}
+
+/// The rejected manifest of a component that is not healthy. Somebody else's broken file harms nobody.
+fn rejected<'a>(evidence: &Evidence, status: &'a AgentStatus) -> Option<(Component, &'a Rejection)> {
+    let rejected = || status.sources.iter().flat_map(|source| &source.rejected);
+    evidence.unhealthy().find_map(|of| {
+        let name = manifests::file_name(of.component);
+        let rejection = rejected().find(|one| Path::new(&one.file).file_name().is_some_and(|file| *file == *name))?;
+        Some((of.component, rejection))
+    })
 }
 
 fn certificates(evidence: &Evidence) -> Option<Finding> {
@@ -340,13 +354,35 @@ fn cannot_run(container: &ContainerSummary) -> bool {
 fn crash(evidence: &Evidence) -> Option<Finding> {
     let of = evidence.unhealthy().next()?;
     let ended = evidence.container(of.component)?.last_termination.as_ref()?;
-    let last_words = line::most_telling(&of.log).map(|words| format!(": {words}")).unwrap_or_default();
+    // A process that a signal ends does not say why.
+    if let Some(signal) = signal(ended.exit_code) {
+        return Some(Finding {
+            component: Some(of.component),
+            code: Code::Crash,
+            cause: format!("{} was ended by {signal} (exit code {})", of.component, ended.exit_code),
+            fix: "find out who sends it: the kernel when memory is short (`dmesg`), a supervisor, a person; \
+                  then run the same command again"
+                .to_owned(),
+        });
+    }
+    let last_words = logline::most_telling(&of.log).map(|words| format!(": {words}")).unwrap_or_default();
     Some(Finding {
         component: Some(of.component),
         code: Code::Crash,
         cause: format!("{} ends with exit code {}{last_words}", of.component, ended.exit_code),
         fix: "see its last words below; correct the configuration and run the same command again".to_owned(),
     })
+}
+
+/// The signal from outside behind an exit code, as shells and Docker write it (128 + number, signal(7)).
+fn signal(exit_code: i64) -> Option<&'static str> {
+    match exit_code {
+        129 => Some("SIGHUP"),
+        130 => Some("SIGINT"),
+        137 => Some("SIGKILL"),
+        143 => Some("SIGTERM"),
+        _ => None,
+    }
 }
 
 fn slow(evidence: &Evidence) -> Finding {

@@ -11,10 +11,11 @@
 
 pub mod autopsy;
 mod files;
+mod hopeless;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::process::Child;
@@ -24,7 +25,7 @@ use crate::clock::Clock;
 use crate::cluster::{self, ClusterError};
 use crate::config::Cluster;
 use crate::fsx::{self, FsError};
-use crate::health::{self, Checker, Credentials, Healthy, Identity, Progress, TargetError, Unmet};
+use crate::health::{self, Checker, Credentials, Healthy, Identity, Progress, TargetError, Unmet, Waiting};
 use crate::journal::{Creation, Journal, JournalError, Ledger, Operation, Record};
 use crate::kubeconfig::{self, KubeconfigError};
 use crate::layout::Layout;
@@ -141,6 +142,8 @@ pub enum ApplyError {
     Unhealthy {
         /// How long was waited.
         after: Duration,
+        /// The wait ended before its time, because nothing can come of it.
+        hopeless: bool,
         /// Components with their last reason.
         unhealthy: Vec<(Component, String)>,
     },
@@ -246,14 +249,30 @@ async fn stop_pods<R: Runtime>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<()
 
 fn set_aside<R>(path: &std::path::Path, host: &Host<'_, R>) -> Result<(), ApplyError> {
     let stamp = host.clock.now().strftime("%Y%m%dT%H%M%SZ");
+    let announce = |aside: &std::path::Path| {
+        host.journal.append(&[
+            Record::Make { what: Creation::Tree { path: aside.to_owned() } },
+            Record::Make { what: Creation::Directory { path: aside.to_owned() } },
+        ])
+    };
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".set-aside-{stamp}"));
-    let aside = path.with_file_name(name);
-    host.journal.append(&[
-        Record::Make { what: Creation::Tree { path: aside.clone() } },
-        Record::Make { what: Creation::Directory { path: aside.clone() } },
-    ])?;
-    fsx::rename(path, &aside)?;
+    let mut aside = path.with_file_name(name);
+    announce(&aside)?;
+    match fsx::rename(path, &aside) {
+        // A mount point stays where it is; etcd looks at nothing in it but its `member` directory.
+        Err(error) if error.source.kind() == std::io::ErrorKind::ResourceBusy => {
+            let member = path.join("member");
+            if !member.exists() {
+                return Ok(());
+            }
+            aside = path.join(format!("set-aside-{stamp}"));
+            announce(&aside)?;
+            fsx::create_directories(&aside, 0o700)?;
+            fsx::rename(&member, &aside.join("member"))?;
+        }
+        renamed => renamed?,
+    }
     host.printer.warning(&format!("etcd data of an unfinished init is now in `{}`", aside.display()));
     Ok(())
 }
@@ -302,6 +321,10 @@ async fn wait<R>(
     host: &Host<'_, R>,
     agent: Option<&mut Child>,
 ) -> Result<Vec<HealthyAfter>, ApplyError> {
+    enum Abort {
+        AgentEnded(std::process::ExitStatus),
+        Hopeless,
+    }
     let checkers = checkers(goal, host.layout)?;
     let phase = host.printer.phase("wait-control-plane");
     let mut tasks: std::collections::BTreeMap<_, _> =
@@ -327,8 +350,17 @@ async fn wait<R>(
             None => std::future::pending().await,
         }
     };
+    let abort = async {
+        tokio::select! {
+            status = agent_ended => Abort::AgentEnded(status),
+            () = hopeless::hopeless(host.layout) => Abort::Hopeless,
+        }
+    };
     let within = goal.cluster.timeouts.control_plane_component_health_check;
-    match health::wait(&checkers, within, health::POLL, agent_ended, on_change).await {
+    let begin = Instant::now();
+    let reasons =
+        |unhealthy: Vec<Waiting>| unhealthy.into_iter().map(|one| (one.component, one.reason.to_string())).collect();
+    match health::wait(&checkers, within, health::POLL, abort, on_change).await {
         Ok(healthy) => {
             phase.done("every component is healthy");
             Ok(healthy
@@ -339,11 +371,15 @@ async fn wait<R>(
         Err(unmet) => {
             phase.failed("not every component is healthy");
             Err(match unmet {
-                Unmet::TimedOut { after, unhealthy, .. } => ApplyError::Unhealthy {
-                    after,
-                    unhealthy: unhealthy.into_iter().map(|one| (one.component, one.reason.to_string())).collect(),
-                },
-                Unmet::Aborted { by: status, .. } => ApplyError::AgentEnded { status, log: host.layout.agent_log() },
+                Unmet::TimedOut { after, unhealthy, .. } => {
+                    ApplyError::Unhealthy { after, hopeless: false, unhealthy: reasons(unhealthy) }
+                }
+                Unmet::Aborted { by: Abort::Hopeless, unhealthy, .. } => {
+                    ApplyError::Unhealthy { after: begin.elapsed(), hopeless: true, unhealthy: reasons(unhealthy) }
+                }
+                Unmet::Aborted { by: Abort::AgentEnded(status), .. } => {
+                    ApplyError::AgentEnded { status, log: host.layout.agent_log() }
+                }
             })
         }
     }

@@ -82,7 +82,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     let report = reset::run(&host, options, &etcd_data).await.map_err(|error| {
         let hints = match &error {
             reset::ResetError::Takedown(TakedownError::Runtime(error)) if error.is_unreachable() => {
-                vec!["start Docker and run the same command again: our containers are still in it".to_owned()]
+                vec!["start Docker and run the same command again: containers of ours may be in it".to_owned()]
             }
             _ => vec!["run the same command again; it goes on where it stopped".to_owned()],
         };

@@ -53,6 +53,7 @@ pub(super) async fn run(context: &Context) -> Outcome {
 
 async fn gather(context: &Context) -> Result<Status, super::Failure> {
     let layout = &context.layout;
+    let now = context.clock.now();
     let mut problems = Vec::new();
     let agent = match AgentClient::new(layout)?.status().await {
         Ok(status) => Some(status),
@@ -68,9 +69,15 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
         problems.extend(agent.problem.clone());
         for source in &agent.sources {
             problems.extend(source.problem.iter().map(|problem| format!("{}: {problem}", source.location)));
-            problems.extend(source.rejected.iter().map(|one| format!("{} is not run: {}", one.file, one.reason)));
+            problems.extend(
+                source.rejected.iter().map(|one| format!("{} is not run: {}", one.file, first_line(&one.reason))),
+            );
         }
-        let unwell = agent.pods.iter().filter_map(|pod| Some(format!("{}: {}", pod.name, pod.message.as_ref()?)));
+        let unwell = agent
+            .pods
+            .iter()
+            .filter(|pod| !pod.is_starting(now))
+            .filter_map(|pod| Some(format!("{}: {}", pod.name, pod.message.as_ref()?)));
         problems.extend(unwell);
     }
     let standing = plan::standing(layout, &Journal::of(layout).ledger()?)?;
@@ -85,7 +92,6 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
             None
         }
     };
-    let now = context.clock.now();
     let certificates =
         cluster.as_ref().map(|cluster| certificates(&Inventory::of(cluster, layout), now)).unwrap_or_default();
     for certificate in &certificates {
@@ -97,6 +103,11 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
     }
     let kubernetes_version = cluster.map(|cluster| cluster.version.to_string());
     Ok(Status { well: problems.is_empty(), problems, kubernetes_version, agent, certificates })
+}
+
+/// A parser shows the place below its message; in a list of problems each has one line.
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }
 
 fn certificates(inventory: &Inventory, now: Timestamp) -> Vec<Certificate> {
@@ -132,7 +143,9 @@ fn text(status: &Status) -> String {
     if let Some(agent) = &status.agent {
         let headers = ["POD", "READY", "STATUS", "RESTARTS", "IMAGE"];
         let rows: Vec<_> = agent.pods.iter().map(row).collect();
-        text.push_str(&table(&headers, &rows, None));
+        if !rows.is_empty() {
+            text.push_str(&table(&headers, &rows, None));
+        }
         for warning in &agent.warnings {
             text.push_str(&format!("warning: {warning}\n"));
         }
@@ -144,7 +157,11 @@ fn text(status: &Status) -> String {
         ));
     }
     if status.well {
-        text.push_str("all is well\n");
+        let starting = status.agent.iter().flat_map(|agent| &agent.pods).filter(|pod| !pod.ready).count();
+        text.push_str(&match starting {
+            0 => "all is well\n".to_owned(),
+            pods => format!("all is well so far; pods that are still starting: {pods}\n"),
+        });
     }
     for problem in &status.problems {
         text.push_str(&format!("problem: {problem}\n"));

@@ -95,16 +95,28 @@ fn credentials(inventory: &Inventory, ledger: &Ledger, now: Timestamp) -> Result
         if contents.iter().all(Option::is_none) {
             continue;
         }
-        let state = match check(entry, &contents, &authorities, now) {
+        let ours = entry.files.iter().any(|file| ledger.has_file(&file.path));
+        let checked = check(entry, &contents, &authorities, now).and_then(|Usable { can_sign, stale }| match stale {
+            // Of an unfinished init with other flags. Once an init has succeeded, a kubeconfig is people's to edit.
+            Some(reason) if ours && ledger.committed.is_none() => Err(Wrong { reason, hints: Vec::new() }),
+            _ => Ok(can_sign),
+        });
+        let state = match checked {
             Ok(can_sign) => Found::Good { can_sign },
-            Err(Wrong { reason, hints }) => {
-                let ours = entry.files.iter().any(|file| ledger.has_file(&file.path));
-                Found::Bad { reason, hints, ours }
-            }
+            Err(Wrong { reason, hints }) => Found::Bad { reason, hints, ours },
         };
         found.insert(entry.credential.item, state);
     }
     Ok(found)
+}
+
+/// A credential on disk that works.
+#[derive(Default)]
+struct Usable {
+    /// It is an authority with its key.
+    can_sign: bool,
+    /// In what it differs from the one that would be made now.
+    stale: Option<String>,
 }
 
 /// Why a credential on disk is not the one that is wanted.
@@ -125,13 +137,13 @@ impl<E: std::error::Error + Hint> From<E> for Wrong {
     }
 }
 
-/// Whether the credential can sign, or what is wrong with it.
+/// What the credential is good for, or what is wrong with it.
 fn check(
     entry: &Entry,
     contents: &[Option<Vec<u8>>],
     authorities: &BTreeMap<Item, Authority>,
     now: Timestamp,
-) -> Result<bool, Wrong> {
+) -> Result<Usable, Wrong> {
     let missing = |index: usize| {
         let path = &entry.files[index].path;
         let other = &entry.files[1 - index].path;
@@ -149,19 +161,21 @@ fn check(
     };
     match (&entry.kind, contents) {
         (Kind::Certificate(spec), [Some(certificate), key]) if spec.is_authority() => {
-            Ok(Authority::load(spec, certificate, key.as_deref(), now)?.can_sign())
+            let can_sign = Authority::load(spec, certificate, key.as_deref(), now)?.can_sign();
+            Ok(Usable { can_sign, stale: None })
         }
         (Kind::Certificate(spec), [Some(certificate), Some(key)]) => {
             pki::check_leaf(spec, certificate, key, authority()?, now)?;
-            Ok(false)
+            Ok(Usable::default())
         }
         (Kind::ServiceAccount, [Some(public), Some(private)]) => {
             pki::check_service_account(private, public)?;
-            Ok(false)
+            Ok(Usable::default())
         }
         (Kind::Kubeconfig(spec), [Some(text)]) => {
-            kubeconfig::check(&String::from_utf8_lossy(text), spec, authority()?, now)?;
-            Ok(false)
+            let info = kubeconfig::check(&String::from_utf8_lossy(text), spec, authority()?, now)?;
+            let stale = info.other_server.map(|server| format!("its server is {server}, not {}", spec.server));
+            Ok(Usable { can_sign: false, stale })
         }
         (_, [Some(_), _]) => Err(missing(1)),
         _ => Err(missing(0)),

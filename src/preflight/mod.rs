@@ -238,6 +238,7 @@ mod tests {
 
         let runtime = FakeRuntime::new(Clock::default());
         runtime.set_latency(Op::Info, facts::ENGINE_TIMEOUT * 10);
+        runtime.set_latency(Op::Image, facts::ENGINE_TIMEOUT * 10);
         let report = run_with(&runtime, &["IsPrivilegedUser"]).await.unwrap();
         let docker = report.findings.iter().find(|finding| finding.name == "Docker").unwrap();
         assert!(docker.message.contains("no answer within 5s"), "{docker}");

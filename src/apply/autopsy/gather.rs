@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::{CertificateDates, ComponentEvidence, Evidence, PortOwner, disk_free};
 use crate::agent::client::AgentClient;
 use crate::agent::status::AgentStatus;
@@ -13,11 +15,14 @@ use crate::manifests::Manifest;
 use crate::pki;
 use crate::proc::Proc;
 use crate::release::Component;
-use crate::runtime::{Container, Runtime, labels};
+use crate::runtime::{Container, Runtime, RuntimeError, labels};
 use crate::takedown;
 
 /// How much of each component's log is looked at.
 const LOG_LINES: usize = 40;
+
+/// How long the engine may take to say where its data is.
+const INFO: Duration = Duration::from_secs(2);
 
 /// Looks at everything that can explain why `unhealthy` components did not come up within `waited`.
 pub async fn gather<R: Runtime>(
@@ -30,10 +35,19 @@ pub async fn gather<R: Runtime>(
         Ok(client) => client.status().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let info = host.runtime.info().await;
-    let containers = match takedown::agent_id(host.layout) {
-        Ok(Some(id)) => host.runtime.list(&id).await.unwrap_or_default(),
-        _ => Vec::new(),
+    // Not judged by what the engine says of itself: that hangs while a registry's name is being looked up.
+    let listed = match takedown::agent_id(host.layout) {
+        Ok(Some(id)) => host.runtime.list(&id).await,
+        _ => host.runtime.info().await.map(|_| Vec::new()),
+    };
+    let answers = listed.as_ref().map(drop).map_err(|error| match error {
+        RuntimeError::Unreachable(why) => why.clone(),
+        other => other.to_string(),
+    });
+    let containers = listed.unwrap_or_default();
+    let info = match timeout(INFO, host.runtime.info()).await {
+        Ok(Ok(info)) if answers.is_ok() => Some(info),
+        _ => None,
     };
     let mut components = Vec::new();
     for manifest in goal.manifests {
@@ -54,11 +68,11 @@ pub async fn gather<R: Runtime>(
     }
     let etcd_data_dir = host.layout.below_root(&goal.cluster.etcd.data_dir);
     let mut directories = vec![etcd_data_dir.clone(), host.layout.state()];
-    directories.extend(info.as_ref().ok().map(|info| info.data_root.clone()));
+    directories.extend(info.map(|info| info.data_root));
     Evidence {
         now: host.clock.now(),
         waited,
-        runtime: info.map(drop).map_err(|error| error.to_string()),
+        runtime: answers,
         ports: port_owners(goal, &containers, agent.as_ref().ok()),
         agent,
         components,
@@ -101,7 +115,7 @@ fn port_owners(goal: &Goal<'_>, containers: &[Container], agent: Option<&AgentSt
             })
     };
     let listeners = Proc::default().listeners(&ports).unwrap_or_default();
-    listeners
+    let mut owners: Vec<_> = listeners
         .into_iter()
         .filter_map(|listener| {
             let component = wanted.iter().find(|(port, _)| *port == listener.port)?.1;
@@ -114,7 +128,11 @@ fn port_owners(goal: &Goal<'_>, containers: &[Container], agent: Option<&AgentSt
                 command: process.map(|process| process.command).unwrap_or_default(),
             })
         })
-        .collect()
+        .collect();
+    // One process may listen on several addresses.
+    owners.sort_by_key(|owner| (owner.component, owner.port, owner.pid));
+    owners.dedup();
+    owners
 }
 
 fn probed_port(goal: &Goal<'_>, manifest: &Manifest) -> Option<u16> {

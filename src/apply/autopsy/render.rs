@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::logline;
+
 use super::{Autopsy, ComponentDetail, PortOwner};
 
 /// Log lines shown for each component; the JSON form has all.
@@ -52,7 +54,15 @@ fn write_component(f: &mut fmt::Formatter<'_>, of: &ComponentDetail) -> fmt::Res
     if !of.message.is_empty() {
         writeln!(f, "  {}", printable(&of.message))?;
     }
-    for line in of.log.iter().skip(of.log.len().saturating_sub(LINES)) {
+    let shown = &of.log[of.log.len().saturating_sub(LINES)..];
+    // A stack or a usage text can push what matters out of sight.
+    if let Some(words) = logline::most_telling(&of.log).filter(|_| of.exit_code.is_some())
+        && !shown.iter().any(|line| line.contains(&words) || logline::message(line) == words)
+    {
+        writeln!(f, "  | {}", printable(&words))?;
+        writeln!(f, "  | …")?;
+    }
+    for line in shown {
         writeln!(f, "  | {}", printable(line))?;
     }
     Ok(())

@@ -5,7 +5,7 @@
 
 use super::Code;
 use super::evidence::{Evidence, PortOwner};
-use super::line::{self, Severity};
+use crate::logline::{self, Severity};
 use crate::release::Component;
 
 /// A known way to fail.
@@ -40,6 +40,7 @@ const SYMPTOMS: &[(Symptom, &[&str])] = &[
             "unrecognized feature gate: ",
             "enable-admission-plugins plugin ",
             "is not in the list of known controllers",
+            "unknown api groups ",
         ],
     ),
     (Symptom::NoSpace, &["no space left on device"]),
@@ -78,8 +79,37 @@ const SYMPTOMS: &[(Symptom, &[&str])] = &[
 pub(super) fn find(log: &[String]) -> Option<(Symptom, &str)> {
     log.iter().rev().find_map(|line| {
         let (symptom, _) = SYMPTOMS.iter().find(|(_, texts)| texts.iter().any(|text| line.contains(text)))?;
-        symptom.counts_in(line::severity(line)).then_some((*symptom, line.as_str()))
+        symptom.counts_in(logline::severity(line)).then_some((*symptom, line.as_str()))
     })
+}
+
+/// How surely a component that showed a symptom shows it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::apply) enum Certainty {
+    /// Always: it comes from the component's own flags.
+    OfItself,
+    /// As long as nobody changes something on the host.
+    OfTheHost,
+}
+
+/// Whether what a component `said` last makes it end again at each start. `None` for what passes, like a dependency
+/// that is not there yet or a clock that is about to be set.
+pub(in crate::apply) fn certainty(said: &str) -> Option<Certainty> {
+    let (symptom, _) = find(&[said.to_owned()])?;
+    match symptom {
+        Symptom::BadFlag => Some(Certainty::OfItself),
+        Symptom::PortTaken
+        | Symptom::AddressNotOurs
+        | Symptom::NewerData
+        | Symptom::NoSpace
+        | Symptom::FileMissing
+        | Symptom::PermissionDenied => Some(Certainty::OfTheHost),
+        Symptom::ForeignData
+        | Symptom::DamagedData
+        | Symptom::Quota
+        | Symptom::CertificateDates
+        | Symptom::OtherAuthority => None,
+    }
 }
 
 impl Symptom {
@@ -95,7 +125,7 @@ impl Symptom {
 
     /// Code, cause and fix, for the `line` that `component` wrote.
     pub(super) fn explain(self, evidence: &Evidence, component: Component, line: &str) -> (Code, String, String) {
-        let said = line::message(line);
+        let said = logline::message(line);
         let data = evidence.etcd_data_dir.display();
         match self {
             Self::PortTaken => {
@@ -111,7 +141,7 @@ impl Symptom {
             Self::BadFlag => (
                 Code::BadFlag,
                 format!("{component} does not accept its flags: {}", said.trim_start_matches("Error: ")),
-                format!("correct the extraArgs of {component} and run the same command again"),
+                format!("correct {} in the configuration file and run the same command again", extra_args(component)),
             ),
             Self::NoSpace => (
                 Code::DiskFull,
@@ -196,6 +226,16 @@ pub(super) fn port_taken(owner: Option<&PortOwner>, component: Component, port: 
             format!("{component} cannot listen: {port} is taken by another process"),
             format!("find it (`ss -ltnp`) and stop it{choice}"),
         ),
+    }
+}
+
+/// Where a configuration file has the flags of `component`.
+fn extra_args(component: Component) -> &'static str {
+    match component {
+        Component::Etcd => "`etcd.local.extraArgs`",
+        Component::KubeApiserver => "`apiServer.extraArgs`",
+        Component::KubeControllerManager => "`controllerManager.extraArgs`",
+        Component::KubeScheduler => "`scheduler.extraArgs`",
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
             "Docker",
             "install Docker Engine and start it (systemctl start docker), or name its socket in DOCKER_HOST",
         )
-        .error(facts.engine.as_ref().err().map(|error| silent(error, &facts.engine_address))),
+        .error(facts.engine.as_ref().err().map(|error| silent(error, facts))),
         Check::new("DockerVersion", "upgrade Docker Engine to 20.10 or newer").error(info.and_then(|info| {
             let old = version(&info.api_version).is_none_or(|version| version < MINIMUM_API);
             let (major, minor) = MINIMUM_API;
@@ -37,8 +37,14 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     ]
 }
 
-fn silent(error: &RuntimeError, address: &str) -> String {
+fn silent(error: &RuntimeError, facts: &Facts) -> String {
+    let address = &facts.engine_address;
+    let answers = facts.images.iter().any(|(_, presence)| !matches!(presence, ImagePresence::Unknown(_)));
     match error {
+        // Seen with Docker 20.10: it says nothing of itself while a pull looks up its registry's name.
+        RuntimeError::TimedOut(_) if answers => {
+            format!("Docker at {address} is busy, it may be looking up the name of a registry; try again in a minute")
+        }
         // The reason names the address already.
         RuntimeError::Unreachable(reason) => format!("Docker does not answer: {reason}"),
         other => format!("Docker at {address}: {other}"),
@@ -96,6 +102,20 @@ mod tests {
             (
                 "Docker",
                 |f| f.engine = Err(RuntimeError::TimedOut(Duration::from_secs(5))),
+                Some((
+                    Level::Error,
+                    "Docker at unix:///var/run/docker.sock is busy, it may be looking up the name of a registry; try \
+                     again in a minute",
+                )),
+            ),
+            (
+                "Docker",
+                |f| {
+                    f.engine = Err(RuntimeError::TimedOut(Duration::from_secs(5)));
+                    for (_, presence) in &mut f.images {
+                        *presence = ImagePresence::Unknown("no answer".into());
+                    }
+                },
                 Some((Level::Error, "Docker at unix:///var/run/docker.sock: no answer within 5s")),
             ),
             ("DockerVersion", |f| engine(f).info.api_version = "1.53".into(), None),

@@ -69,7 +69,8 @@ fn etcd_data(cluster: &Cluster, owned: &Ownership, facts: &Facts) -> Check {
     });
     Check::new(
         path_name("DirAvailable", &cluster.etcd.data_dir),
-        "move another cluster's data away, or choose another etcd.local.dataDir",
+        "move another cluster's data away, or choose another etcd.local.dataDir; ignored, that data is what this \
+         cluster begins with",
     )
     .error(
         foreign.filter(|_| !owned.has_path(&host.etcd_data)).map(|path| {

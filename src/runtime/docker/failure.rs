@@ -68,6 +68,14 @@ impl Failure {
 
 /// The innermost causes of the HTTP client's errors say what happened; the outer ones only that something did.
 fn causes(error: &Error) -> String {
+    // A connection that fails is told by the system in two words ("connection refused").
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        match inner.downcast_ref::<std::io::Error>() {
+            Some(io) if io.raw_os_error().is_some() => return io.kind().to_string(),
+            _ => cause = inner.source(),
+        }
+    }
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

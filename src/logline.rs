@@ -1,17 +1,21 @@
-//! Log lines of the components, without their wrapping: klog (Kubernetes) and zap's JSON (etcd).
+//! Log lines of containers, without their wrapping: klog (Kubernetes) and zap's JSON (etcd).
 
 /// How bad the writer thinks it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Severity {
+pub enum Severity {
+    /// `I`, debug, info.
     Information,
+    /// `W`, warn.
     Warning,
+    /// `E`, error.
     Error,
+    /// `F`, panic, fatal, and whatever has no severity.
     Fatal,
 }
 
 /// The severity of a line. One without any (a panic, a usage error before logging is set up) is the process's last
 /// word, and so fatal.
-pub(super) fn severity(line: &str) -> Severity {
+pub fn severity(line: &str) -> Severity {
     let has = |level: &str| line.contains(&format!(r#""level":"{level}""#));
     match line.chars().next() {
         Some('I') if is_klog(line) => Severity::Information,
@@ -27,7 +31,7 @@ pub(super) fn severity(line: &str) -> Severity {
 }
 
 /// What a line says: message and error, without time, place and stack.
-pub(super) fn message(line: &str) -> String {
+pub fn message(line: &str) -> String {
     let said = if line.starts_with('{') { zap(line) } else { klog(line) };
     said.unwrap_or_else(|| line.trim().to_owned())
 }
@@ -62,14 +66,17 @@ fn is_klog(line: &str) -> bool {
         && characters.by_ref().take(4).all(|c| c.is_ascii_digit())
 }
 
-/// The line that says best why a process ended: the last fatal one in a log's form or `panic:` or `Error:` in none,
-/// else the last error, else the last line.
-pub(super) fn most_telling(log: &[String]) -> Option<String> {
+/// The line that says best why a process ended: the last fatal one in a log's form or `panic:`, `Error:` or a refused
+/// flag in none, else the last error, else the last line.
+pub fn most_telling(log: &[String]) -> Option<String> {
     let wrapped = |line: &str| line.starts_with('{') || is_klog(line);
     let fatal = |line: &&String| {
         (wrapped(line) && severity(line) == Severity::Fatal)
             || line.starts_with("panic: ")
             || line.starts_with("Error: ")
+            // Go's flag package says so above all of the usage.
+            || line.starts_with("flag provided but not defined: ")
+            || (line.starts_with("invalid ") && line.contains(" for flag -"))
     };
     let error = |line: &&String| wrapped(line) && severity(line) == Severity::Error;
     let last = |line: &&String| !line.trim().is_empty();
@@ -136,6 +143,10 @@ mod tests {
             (&["E1121 0] early", "E1121 0] late", "I1121 0] bye"], Some("late")),
             (&["panic: nil", "", "goroutine 1 [running]:", "main.main()"], Some("panic: nil")),
             (&["I1121 0] bye", ""], Some("bye")),
+            (
+                &["invalid value \"x\" for flag -v: parse error", "Usage:", "  -v"],
+                Some("invalid value \"x\" for flag -v: parse error"),
+            ),
             (&[], None),
         ] {
             assert_eq!(most_telling(&log(lines)).as_deref(), expected);

@@ -1,0 +1,115 @@
+//! What a control plane goes through, from an empty host to an empty host.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::host::{
+    COMPONENTS, LONG, SOON, Tree, agent_pid, all_running, check, container_ids, control_plane_processes, deploys,
+    eventually, healthy, kubectl, plinth, running, service, sigkill,
+};
+use crate::sandbox::note;
+
+const FOREIGN: &str = "/etc/kubernetes/theirs.conf";
+
+pub(crate) fn from_init_to_reset_and_again() {
+    let empty = Tree::of_host();
+    let init = plinth("init").ok();
+    note(&format!("init {:.2} s", init.took.as_secs_f64()));
+    assert_eq!(kubectl("get --raw=/readyz").ok().stdout, "ok");
+    deploys("first");
+
+    each_process_comes_back();
+    deploys("second");
+    a_new_agent_adopts(&boot_line(&init.stdout));
+    a_rerun_changes_nothing();
+    another_configuration_is_refused();
+    a_missing_manifest_is_put_back();
+    reset_leaves_nothing(&empty);
+
+    plinth("init").ok();
+    healthy(SOON);
+}
+
+/// The line that `init` asks to be run at boot.
+pub(crate) fn boot_line(stdout: &str) -> String {
+    let line = stdout.lines().map(str::trim).find(|line| line.contains(" agent --"));
+    line.unwrap_or_else(|| panic!("no line to run at boot in: {stdout}")).to_owned()
+}
+
+fn each_process_comes_back() {
+    for component in COMPONENTS {
+        let old = all_running(SOON)[component].clone();
+        let begin = Instant::now();
+        sigkill(old.pid);
+        let new = eventually(SOON, || {
+            let new = running().remove(component).filter(|new| new.pid != old.pid);
+            new.ok_or_else(|| format!("{component} does not come back"))
+        });
+        note(&format!("{component} runs again {:.2} s after SIGKILL", begin.elapsed().as_secs_f64()));
+        assert_eq!((old.restarts, new.restarts), (0, 1), "{component}");
+        healthy(LONG);
+    }
+    for (component, container) in all_running(SOON) {
+        assert_eq!(container.restarts, 1, "{component}");
+    }
+}
+
+fn a_new_agent_adopts(boot_line: &str) {
+    let before = all_running(SOON);
+    let old = agent_pid().expect("an agent runs");
+    sigkill(old);
+    assert_eq!(plinth("status -o json").exits(1).json()["agent"], serde_json::Value::Null);
+    service(boot_line, "/var/log/plinth/agent.log");
+    assert_eq!(all_running(SOON), before);
+    assert_ne!(agent_pid(), Some(old));
+    // Not only at the first look.
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(all_running(SOON), before);
+    assert_eq!(container_ids().len(), COMPONENTS.len());
+}
+
+fn a_rerun_changes_nothing() {
+    let before = (container_ids(), running(), Tree::of("/etc/kubernetes"), agent_pid());
+    let again = plinth("init").ok();
+    assert!(again.stdout.contains("nothing is to be done"), "{again}");
+    assert!(again.took < Duration::from_secs(1), "{again}");
+    note(&format!("init again {:.2} s", again.took.as_secs_f64()));
+    assert_eq!((container_ids(), running(), Tree::of("/etc/kubernetes"), agent_pid()), before);
+}
+
+fn another_configuration_is_refused() {
+    let before = (container_ids(), running(), Tree::of("/etc/kubernetes"));
+    let other = plinth("init --service-cidr 10.97.0.0/16").exits(1);
+    assert!(other.stderr.contains("-  serviceSubnet: 10.96.0.0/12"), "{other}");
+    assert!(other.stderr.contains("+  serviceSubnet: 10.97.0.0/16"), "{other}");
+    assert_eq!((container_ids(), running(), Tree::of("/etc/kubernetes")), before);
+}
+
+fn a_missing_manifest_is_put_back() {
+    let before = (Tree::of("/etc/kubernetes"), all_running(SOON));
+    std::fs::remove_file("/etc/kubernetes/manifests/kube-scheduler.yaml").unwrap();
+    eventually(LONG, || check(!running().contains_key("kube-scheduler"), || "kube-scheduler still runs".to_owned()));
+    plinth("init").ok();
+    healthy(SOON);
+    assert_eq!(before.0.difference(&Tree::of("/etc/kubernetes")), Vec::<String>::new());
+    let mut after = all_running(SOON);
+    let scheduler = "kube-scheduler".to_owned();
+    assert_ne!(after[&scheduler].id, before.1[&scheduler].id);
+    after.insert(scheduler.clone(), before.1[&scheduler].clone());
+    assert_eq!(after, before.1);
+}
+
+fn reset_leaves_nothing(empty: &Tree) {
+    std::fs::write(FOREIGN, "not plinth's").unwrap();
+    let reset = plinth("reset --force").ok();
+    note(&format!("reset {:.2} s", reset.took.as_secs_f64()));
+    assert!(reset.stdout.contains("/etc/kubernetes: holds files that plinth did not make"), "{reset}");
+    assert_eq!(empty.difference(&Tree::of_host()), ["+ /etc/kubernetes", &format!("+ {FOREIGN}")]);
+    assert!(container_ids().is_empty(), "{:?}", container_ids());
+    assert_eq!(control_plane_processes(), Vec::<String>::new());
+    std::fs::remove_dir_all("/etc/kubernetes").unwrap();
+
+    let again = plinth("reset --force").ok();
+    assert_eq!(again.stdout.trim(), "nothing of plinth is on this host");
+    assert_eq!(empty.difference(&Tree::of_host()), Vec::<String>::new());
+}

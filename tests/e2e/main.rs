@@ -1,0 +1,75 @@
+//! The real binary on a real engine, from an empty host to an empty host.
+//!
+//! Each test gets a machine of its own ([`sandbox`]), and two run beside each other at most. They are marked as
+//! ignored because they need root and take minutes:
+//!
+//! ```console
+//! # cargo test --test e2e -- --ignored
+//! ```
+//!
+//! `PLINTH_BIN` is the plinth under test, if not the one that cargo built; `PLINTH_REQUIRE_DOCKER=1` makes a test that
+//! cannot run a failure. Lines that begin with `e2e:` are figures and what was skipped.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // what goes wrong in here fails the test
+#![allow(clippy::print_stdout)] // what the body of a test says goes to the test that started it
+
+mod command;
+mod configuration;
+mod engine;
+mod foreground;
+mod host;
+mod lifecycle;
+mod machine;
+mod reboot;
+mod sandbox;
+mod unfinished;
+
+use sandbox::Machine;
+
+#[test]
+#[ignore = "end to end"]
+fn lifecycle() {
+    sandbox::run("lifecycle", Machine::Shared, lifecycle::from_init_to_reset_and_again);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn reboot() {
+    sandbox::run("reboot", Machine::Alone, reboot::everything_comes_back_without_the_cli);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn output_and_exit_codes() {
+    sandbox::run("output_and_exit_codes", Machine::Shared, machine::output_and_exit_codes);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn killed_init() {
+    sandbox::run("killed_init", Machine::Shared, unfinished::killed_at_any_instant_the_next_init_finishes);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn unfinished_init_with_other_flags() {
+    sandbox::run("unfinished_init_with_other_flags", Machine::Shared, unfinished::other_flags_take_over);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn foreground() {
+    sandbox::run("foreground", Machine::Shared, foreground::the_agent_is_this_process);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn configuration_file() {
+    sandbox::run("configuration_file", Machine::Shared, configuration::a_kubeadm_file_shapes_the_cluster);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn engine_restart() {
+    sandbox::run("engine_restart", Machine::Shared, engine::the_control_plane_survives_the_engine);
+}

@@ -1,0 +1,70 @@
+//! A boot: nothing that ran does, `/run` is empty, and nobody types a command.
+
+use std::time::{Duration, Instant};
+
+use crate::host::{
+    LONG, SOON, agent_pid, all_running, docker, eventually, gone, healthy, plinth, service, shell, sigkill,
+};
+use crate::lifecycle::boot_line;
+use crate::sandbox::note;
+
+pub(crate) fn everything_comes_back_without_the_cli() {
+    let begin = Instant::now();
+    let init = plinth("init").ok();
+    healthy(SOON);
+    let took = begin.elapsed();
+
+    sigkill(agent_pid().expect("an agent runs"));
+    docker("ps --quiet").lines().for_each(|id| drop(docker(&format!("kill {id}"))));
+    stop_engine();
+    // A directory in memory, new at each boot; /run itself is where the sandbox's engine lives.
+    std::fs::remove_dir_all("/run/plinth").unwrap();
+    new_boot_id();
+
+    start_engine();
+    // The unit comes after docker.service, and that is up when it answers.
+    await_engine();
+    let begin = Instant::now();
+    service(&boot_line(&init.stdout), "/var/log/plinth/agent.log");
+    healthy(LONG);
+    let again = begin.elapsed();
+    note(&format!("init {:.2} s, the same after a boot {:.2} s", took.as_secs_f64(), again.as_secs_f64()));
+    assert!(again.as_secs_f64() <= 1.5 * took.as_secs_f64(), "init took {took:?}, and a boot {again:?}");
+    all_running(SOON);
+}
+
+/// The kernel's boot id is what tells a boot from a restart of the agent.
+fn new_boot_id() {
+    let file = std::env::var("PLINTH_SANDBOX_DIR").unwrap() + "/boot-id";
+    std::fs::write(&file, "00000000-0000-4000-8000-000000000001\n").unwrap();
+    shell(&format!("mount --bind {file} /proc/sys/kernel/random/boot_id")).ok();
+}
+
+fn engine_pid() -> i32 {
+    std::fs::read_to_string("/run/docker.pid").unwrap().trim().parse().unwrap()
+}
+
+/// Stops the engine as its service manager does.
+pub(crate) fn stop_engine() {
+    let pid = engine_pid();
+    shell(&format!("kill -TERM {pid}")).ok();
+    gone(pid);
+}
+
+/// The engine crashes.
+pub(crate) fn kill_engine() {
+    sigkill(engine_pid());
+}
+
+/// Starts the engine; it takes a moment until it answers.
+pub(crate) fn start_engine() {
+    service("dockerd", "/var/log/dockerd.log");
+}
+
+/// Waits until the engine answers.
+pub(crate) fn await_engine() {
+    eventually(Duration::from_secs(30), || {
+        let version = shell("docker version");
+        if version.status.success() { Ok(()) } else { Err(version.to_string()) }
+    });
+}
