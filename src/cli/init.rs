@@ -243,7 +243,8 @@ impl Init<'_> {
             // Without an agent nothing is healthy for long, and without credentials nobody can be asked.
             _ => not_asked(),
         };
-        Ok(Live { agent_runs, has_containers, unhealthy })
+        let agent_starts_at_boot = service::starts_at_boot(layout, ledger);
+        Ok(Live { agent_runs, agent_starts_at_boot, has_containers, unhealthy })
     }
 
     fn show(&self, plan: &Plan) -> Outcome {
