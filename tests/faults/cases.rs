@@ -17,8 +17,8 @@ pub(crate) fn port_taken() {
     let listener = TcpListener::bind("0.0.0.0:6443").unwrap();
     let pid = std::process::id().to_string();
     preflight_refuses("", "Port-6443", &["6443", &pid]);
-    let ignoring = format!("{} --ignore-preflight-errors=Port-6443", config(12, "", ""));
-    let found = autopsy(&ignoring, 20, "port-taken", &["6443", &pid]);
+    let ignoring = format!("{} --ignore-preflight-errors=Port-6443", config(8, "", ""));
+    let found = autopsy(&ignoring, 15, "port-taken", &["6443", &pid]);
     assert_eq!(found["component"], "kube-apiserver");
     status_tells(&["kube-apiserver crashed", "bind: address already in use"]);
     // Traces of our own are in nobody's way, and what is in the way still is.
@@ -97,8 +97,8 @@ pub(crate) fn image_missing() {
 }
 
 pub(crate) fn engine_down() {
-    stop_engine("TERM");
     let empty = Tree::of_host();
+    stop_engine("TERM");
     preflight_refuses("", "Docker", &["docker.sock"]);
     start_engine();
 
@@ -144,7 +144,7 @@ pub(crate) fn disk_full() {
     shell("mount -o remount,size=300m /var/lib/etcd").ok();
     let init = start(&mut plinth_command(&format!("init -o json {}", config(12, "", ""))));
     eventually(LONG, || shell_succeeds("test -e /var/lib/etcd/member/wal"));
-    shell("head -c 300M /dev/zero > /var/lib/etcd/ballast 2>/dev/null; true").ok();
+    shell("head -c 300M /dev/zero > /var/lib/etcd/ballast 2>/dev/null || true").ok();
     let ended = init.end(LONG).exits(1);
     assert_eq!(ended.json()["autopsy"]["code"], "disk-full", "{ended}");
 
@@ -195,7 +195,7 @@ pub(crate) fn killed_again_and_again() {
     let empty = Tree::of_host();
     let killer = thread::spawn(|| {
         while GO_ON.load(Ordering::Relaxed) {
-            shell("killall -q -9 kube-apiserver; pkill -9 -x kube-apiserver; true").ok();
+            shell("pkill -KILL -x kube-apiserver || true").ok();
             thread::sleep(Duration::from_millis(300));
         }
     });
