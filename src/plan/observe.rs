@@ -95,12 +95,11 @@ fn credentials(inventory: &Inventory, ledger: &Ledger, now: Timestamp) -> Result
         if contents.iter().all(Option::is_none) {
             continue;
         }
-        let state = match check(entry, &contents, &authorities, now) {
+        let ours = entry.files.iter().any(|file| ledger.has_file(&file.path));
+        let attempt = ours && ledger.committed.is_none();
+        let state = match check(entry, &contents, &authorities, now, attempt) {
             Ok(can_sign) => Found::Good { can_sign },
-            Err(Wrong { reason, hints }) => {
-                let ours = entry.files.iter().any(|file| ledger.has_file(&file.path));
-                Found::Bad { reason, hints, ours }
-            }
+            Err(Wrong { reason, hints }) => Found::Bad { reason, hints, ours },
         };
         found.insert(entry.credential.item, state);
     }
@@ -125,12 +124,13 @@ impl<E: std::error::Error + Hint> From<E> for Wrong {
     }
 }
 
-/// Whether the credential can sign, or what is wrong with it.
+/// Whether the credential can sign, or what is wrong with it. `attempt`: we made it, and no `init` has succeeded since.
 fn check(
     entry: &Entry,
     contents: &[Option<Vec<u8>>],
     authorities: &BTreeMap<Item, Authority>,
     now: Timestamp,
+    attempt: bool,
 ) -> Result<bool, Wrong> {
     let missing = |index: usize| {
         let path = &entry.files[index].path;
@@ -160,8 +160,15 @@ fn check(
             Ok(false)
         }
         (Kind::Kubeconfig(spec), [Some(text)]) => {
-            kubeconfig::check(&String::from_utf8_lossy(text), spec, authority()?, now)?;
-            Ok(false)
+            let info = kubeconfig::check(&String::from_utf8_lossy(text), spec, authority()?, now)?;
+            match info.other_server {
+                // People may point theirs elsewhere; that of an attempt with other addresses leads nowhere.
+                Some(server) if attempt => {
+                    let reason = format!("`{}` leads to {server}, not to {}", spec.file, spec.server);
+                    Err(Wrong { reason, hints: Vec::new() })
+                }
+                _ => Ok(false),
+            }
         }
         (_, [Some(_), _]) => Err(missing(1)),
         _ => Err(missing(0)),
@@ -287,6 +294,27 @@ mod tests {
         let found = host.found();
         assert!(reason(found.get("certs/apiserver")).0.contains("its authority (certs/ca) is missing"));
         assert!(!found.contains_key("certs/ca"));
+    }
+
+    #[test]
+    fn a_kubeconfig_that_leads_elsewhere_is_bad_only_if_an_attempt_made_it() {
+        let mut host = host();
+        let file = host.file("kubeconfig/scheduler", 0);
+        let Kind::Kubeconfig(spec) = &host.inventory.entry("kubeconfig/scheduler").unwrap().kind else { panic!() };
+        let other = kubeconfig::Spec { server: "https://192.0.2.1:7443".to_owned(), ..spec.clone() };
+        let authorities = authorities(&host.inventory, host.now).unwrap();
+        let policy = Cluster::example().certificates;
+        let text = kubeconfig::build(&other, &authorities["certs/ca"], &policy, host.now).unwrap();
+        fsx::write_atomic(&file, text.expose().as_bytes(), 0o600).unwrap();
+
+        let good = Some(Found::Good { can_sign: false });
+        assert_eq!(host.found().remove("kubeconfig/scheduler"), good, "somebody else's");
+        host.ledger.insert(Creation::File { path: file });
+        let found = host.found();
+        let (reason, ours) = reason(found.get("kubeconfig/scheduler"));
+        assert!(reason.contains("leads to https://192.0.2.1:7443, not to ") && ours, "{reason}");
+        host.ledger.committed = Some((1, host.now));
+        assert_eq!(host.found().remove("kubeconfig/scheduler"), good, "edited since");
     }
 
     #[test]
