@@ -198,16 +198,13 @@ fn announce<R>(plan: &Plan, goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger
                 let path = plan::manifest_path(host.layout, *component);
                 directories.extend(path.parent().map(Into::into));
                 made.push(Creation::File { path });
+                if *component == Component::Etcd {
+                    directories.push(announce_etcd_data(goal, host, &mut made));
+                }
             }
             Step::StartAgent => {
                 if let Launch::Service { manager, .. } = &host.launch {
                     made.extend(manager.creations(host.layout));
-                }
-                let data = host.layout.below_root(&goal.cluster.etcd.data_dir);
-                let is_empty = std::fs::read_dir(&data).map_or(true, |mut entries| entries.next().is_none());
-                if is_empty {
-                    directories.push(data.clone());
-                    made.push(Creation::Tree { path: data });
                 }
             }
             _ => {}
@@ -222,6 +219,15 @@ fn announce<R>(plan: &Plan, goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger
     let begin = ledger.committed.is_none().then(|| Record::Begin { operation: Operation::Init, at: host.clock.now() });
     let records: Vec<_> = begin.into_iter().chain(made.into_iter().map(|what| Record::Make { what })).collect();
     Ok(host.journal.append(&records)?)
+}
+
+/// etcd's data is ours unless there is some already. Returns its directory.
+fn announce_etcd_data<R>(goal: &Goal<'_>, host: &Host<'_, R>, made: &mut Vec<Creation>) -> PathBuf {
+    let data = host.layout.below_root(&goal.cluster.etcd.data_dir);
+    if !data.exists() || fsx::is_empty_directory(&data) {
+        made.push(Creation::Tree { path: data.clone() });
+    }
+    data
 }
 
 async fn stop_pods<R: Runtime>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(), ApplyError> {
