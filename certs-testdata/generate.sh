@@ -2,6 +2,7 @@
 # Makes the fixtures in this directory with openssl, on purpose not with plinth: tests must read what kubeadm and
 # people with openssl write, not our own output. Dates are fixed, and tests bring their own clock, so nothing here
 # ever expires. Run it again only to add a fixture: every key changes.
+# shellcheck disable=SC2046  # by() prints two arguments
 set -eu
 cd "$(dirname "$0")"
 work=$(mktemp -d)

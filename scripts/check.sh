@@ -28,7 +28,7 @@ main() {
         cargo doc --locked --no-deps --document-private-items --quiet
     check "unused dependencies" "$TOOLS/bin/cargo-machete" --with-metadata
     check "dependency bans and licences" "$TOOLS/bin/cargo-deny" --locked --log-level error \
-        check --config scripts/deny.toml --hide-inclusion-graph bans licenses sources
+        --config scripts/deny.toml check --hide-inclusion-graph bans licenses sources
     check "shell scripts" shell_scripts
 
     [[ ${#failed[@]} -eq 0 ]] || die "failed: ${failed[*]}"
@@ -39,8 +39,8 @@ ensure_tools() {
     cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
     cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
     have shellcheck || apt_install shellcheck
-    cargo_tool cargo-machete "$CARGO_MACHETE" "half a minute"
-    cargo_tool cargo-deny "$CARGO_DENY" "4 minutes"
+    cargo_tool cargo-machete "$CARGO_MACHETE" "a minute"
+    cargo_tool cargo-deny "$CARGO_DENY" "3 minutes"
 }
 
 # cargo_tool NAME VERSION ESTIMATE: exactly this version, so that a check does

@@ -3,6 +3,7 @@
 # local Docker Engine.
 #
 #   scripts/images.sh v1.37.1 [v1.36.3 …]
+#   scripts/images.sh --list v1.37.1       which images these are
 #
 # For each image, the first that works:
 #   1. it is there already;
@@ -34,6 +35,10 @@ main() {
     if [[ $# -eq 0 ]]; then
         echo "usage: $0 RELEASE…" >&2
         exit 2
+    fi
+    if [[ $1 == --list ]]; then
+        list_images "v${2#v}"
+        return
     fi
     have docker || die "no docker command: install the engine first (scripts/quickstart.sh does)"
     docker version >/dev/null 2>&1 || die "the Docker Engine does not answer (docker version)"

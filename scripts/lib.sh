@@ -115,3 +115,10 @@ install_rust() {
     PATH=$HOME/.cargo/bin:$PATH
     say "installed $(cargo --version) in $(since "$start")"
 }
+
+# cargo_target: where builds go. Out of the repository, so that a fresh clone
+# finds the last one's dependencies built.
+cargo_target() { echo "${CARGO_TARGET_DIR:-$PLINTH_CACHE/target}"; }
+
+# ensure_images RELEASE…: present in the engine of the default socket.
+ensure_images() { "$SCRIPTS/images.sh" "$@"; }

@@ -11,7 +11,7 @@
 #              read, nothing that is written stays. What a cluster of the host
 #              has left there is hidden. /run is empty. All else is shared
 #   engine     dockerd on unix:///var/run/docker.sock with the component images
-#              and plinth.test/busybox:1, no containers, cgroups of its own; it
+#              and plinth-test/busybox:1, no containers, cgroups of its own; it
 #              can be stopped and started as plain `dockerd`
 # so that it neither sees nor harms a cluster of the host. The exit code is the
 # command's. At the end, also by a signal, everything is gone; after SIGKILL no
@@ -82,7 +82,7 @@ engine_key() {
     {
         echo "$RELEASES"
         dockerd --version
-        find "$SCRIPTS/images" "$SCRIPTS/images.sh" "$SCRIPTS/sandbox" -type f -print0 |
+        find "$SCRIPTS/images" "$SCRIPTS/images.sh" "$SCRIPTS/sandbox/fill.sh" -type f -print0 |
             sort -z | xargs -0 sha256sum
     } | sha256sum | cut -c 1-16
 }
@@ -100,6 +100,7 @@ prepare() {
         find "$ENGINES" -mindepth 1 -maxdepth 1 -type d -mtime +2 -exec rm -rf {} +
         # shellcheck disable=SC2086  # a list of releases
         (run host "" "$SCRIPTS/sandbox/fill.sh" "$engine.partial" $RELEASES 8>&-)
+        ip link delete plinth-prepare
         mv "$engine.partial" "$engine"
         say "sandbox: prepared in $(since "$start")"
     fi
@@ -122,12 +123,15 @@ run() {
 
     # Whatever ends this script ends unshare, that ends the sandbox's PID 1, and
     # with it the kernel ends every process in there, containers included.
+    # unshare complains about such an end, so its standard error is not shown;
+    # PID 1 gets the real one as descriptor 3.
     setpriv --pdeathsig KILL \
         unshare "${namespaces[@]}" --fork --kill-child \
-        "$SCRIPTS/sandbox/init.sh" "$network" "$dir" "$engine" "$@" <&0 9>&- &
+        "$SCRIPTS/sandbox/init.sh" "$network" "$dir" "$engine" "$@" <&0 3>&2 2>/dev/null 9>&- &
     unshare_pid=$!
     local status=0
     wait "$unshare_pid" || status=$?
+    [[ -s $dir/pid ]] || die "cannot make the sandbox's namespaces (in a container without CAP_SYS_ADMIN?)"
     exit "$status"
 }
 

@@ -16,6 +16,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`cli`] | clap structs → settings → one call; the only place that knows clap, anyhow and the environment |
+//! | [`init`] | plan, check the host, get the images, perform the plan |
 //! | [`reset`] | takes everything away again, and proves it |
 //! | [`apply`] | performs a plan: files, agent, gates; the autopsy when a gate is missed |
 //! | [`plan`] | what differs between configuration and host (pure), phases as data |
@@ -43,6 +44,7 @@ pub mod config;
 pub mod error;
 pub mod fsx;
 pub mod health;
+pub mod init;
 pub mod journal;
 pub mod kubeconfig;
 pub mod layout;

@@ -9,6 +9,7 @@ use crate::fsx::{self, FsError};
 use crate::journal::{Creation, Journal, JournalError, Record};
 use crate::layout::Layout;
 use crate::proc::{Proc, ProcError, Process};
+use crate::release::Component;
 use crate::runtime::{Runtime, RuntimeError, labels};
 
 /// How long the kernel may take to end processes that were killed.
@@ -66,13 +67,14 @@ pub async fn remove_containers<R: Runtime>(
         None => Vec::new(),
     };
     ids.extend(containers.iter().map(|container| container.id.clone()));
-    // etcd writes until it is told to stop; killing it loses nothing that it acknowledged, but costs a recovery.
-    for etcd in containers.iter().filter(|c| c.labels.get(labels::CONTAINER_NAME).is_some_and(|n| n == "etcd")) {
-        runtime.stop(&etcd.id, ETCD_GRACE).await?;
-    }
-    for removed in join_all(containers.iter().map(|container| runtime.remove(&container.id))).await {
-        removed?;
-    }
+    let removals = containers.iter().map(async |container| {
+        // Killing etcd loses nothing that it acknowledged, but costs the next start a recovery.
+        if container.labels.get(labels::CONTAINER_NAME).is_some_and(|name| name == Component::Etcd.name()) {
+            runtime.stop(&container.id, ETCD_GRACE).await?;
+        }
+        runtime.remove(&container.id).await
+    });
+    join_all(removals).await.into_iter().collect::<Result<Vec<()>, _>>()?;
     ended(layout, &ids).await?;
     let gone: Vec<_> = ids.iter().map(|id| Record::Gone { what: Creation::Container { id: id.clone() } }).collect();
     journal.append(&gone)?;

@@ -50,12 +50,21 @@ impl YamlError {
     }
 }
 
+/// The crate speaks to programmers.
+const WORDING: [(&str, &str); 4] = [
+    ("expected mapping start", "expected a mapping"),
+    ("expected sequence start", "expected a list"),
+    ("expected string scalar", "expected a text"),
+    (", set DuplicateKeyPolicy in Options if acceptable", ""),
+];
+
 impl From<serde_yaml::Error> for YamlError {
     fn from(error: serde_yaml::Error) -> Self {
         let bare = error.without_snippet();
         let text = bare.to_string();
         // The crate appends the place to the message; whoever asks for the reason alone names the place differently.
-        let reason = text.split(" at line ").next().unwrap_or(&text).lines().next().unwrap_or(&text).to_owned();
+        let reason = text.split(" at line ").next().unwrap_or(&text).lines().next().unwrap_or(&text);
+        let reason = WORDING.iter().fold(reason.to_owned(), |reason, (theirs, ours)| reason.replace(theirs, ours));
         let line = bare.location().map(|location| location.line()).filter(|line| *line > 0);
         Self { reason, line, text: error.to_string() }
     }
@@ -272,6 +281,22 @@ impl Tree {
         tree.line
     }
 
+    /// Path of the first value that begins at `line`.
+    pub fn path_at(&self, line: u64) -> Option<String> {
+        let below = |path: String, tree: &Self| {
+            if tree.line == line {
+                return Some(path);
+            }
+            let inner = tree.path_at(line)?;
+            Some(if inner.starts_with('[') { path + &inner } else { format!("{path}.{inner}") })
+        };
+        match &self.node {
+            Node::Mapping(entries) => entries.iter().find_map(|(key, tree)| below(key.clone(), tree)),
+            Node::Sequence(items) => items.iter().enumerate().find_map(|(i, tree)| below(format!("[{i}]"), tree)),
+            Node::Scalar(_) => None,
+        }
+    }
+
     fn into_value(self) -> Value {
         match self.node {
             Node::Scalar(value) => value,
@@ -481,6 +506,9 @@ mod tests {
         for (path, line) in [("b.c", 10), ("b.d[0]", 11), ("b.d[1]", 12), ("b.d[7]", 11), ("b.nothing.here", 9)] {
             assert_eq!(tree.line_of(path), line, "{path}");
         }
+        assert_eq!(tree.path_at(10).as_deref(), Some("b.c"));
+        assert_eq!(tree.path_at(12).as_deref(), Some("b.d[1]"));
+        assert_eq!(tree.path_at(1), None);
         let error = documents[1].parse::<std::collections::BTreeMap<String, String>>().unwrap_err();
         assert!(error.line().is_some_and(|line| line >= 9), "{error}");
     }

@@ -6,6 +6,8 @@
 //!
 //! `PLINTH_UPDATE_GOLDEN=1` writes the manifests anew; the test then fails, so that it cannot stay turned on.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

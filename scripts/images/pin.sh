@@ -18,7 +18,7 @@ minor=${version%.*}          # v1.37.1 -> v1.37
 dir=$what-$minor
 mkdir -p "$dir"
 
-# go_directive MODULE@VERSION: the module's own go.mod, as downloaded.
+# upstream_mod MODULE@VERSION: path of the module's own go.mod, as downloaded.
 upstream_mod() {
     go mod download -json "$1" | sed -n 's/^\t"GoMod": "\(.*\)",$/\1/p'
 }

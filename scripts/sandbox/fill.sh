@@ -41,7 +41,7 @@ import_busybox() {
     cp --remove-destination /bin/busybox "$root/bin/"
     echo 'root:x:0:0:root:/:/bin/sh' >"$root/etc/passwd"
     tar -C "$root" --owner=0 --group=0 -c . |
-        docker import --change 'ENV PATH=/bin' --change 'CMD ["sh"]' - plinth.test/busybox:1 >/dev/null
+        docker import --change 'ENV PATH=/bin' --change 'CMD ["sh"]' - plinth-test/busybox:1 >/dev/null
     rm -rf "$root"
 }
 

@@ -2,7 +2,8 @@
 # PID 1 of a sandbox (scripts/sandbox.sh starts it in fresh namespaces): makes
 # the machine, then runs the command. When it ends, the kernel kills the rest.
 #
-#   init.sh host|private DIR ENGINE COMMAND [ARGUMENT…]
+#   init.sh host|private DIR ENGINE COMMAND [ARGUMENT…]  3>STDERR
+exec 2>&3 3>&-
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -77,8 +78,11 @@ make_engine() {
 
     # In the file, so that a test that restarts the engine need not know.
     if [[ $network == host ]]; then
-        # The host's interfaces and rules are not ours.
-        echo '{ "bridge": "none", "iptables": false, "ip-forward": false }'
+        # The host's rules are not ours, nor is its docker0, which an engine
+        # without a bridge would even remove: it gets one that nobody uses.
+        ip link show plinth-prepare >/dev/null 2>&1 || ip link add plinth-prepare type bridge
+        ip address replace 198.18.213.1/30 dev plinth-prepare
+        echo '{ "bridge": "plinth-prepare", "iptables": false, "ip-forward": false }'
     else
         echo "{ \"cgroup-parent\": \"/plinth-sandbox-${dir##*/}\" }"
     fi >/etc/docker/daemon.json

@@ -16,7 +16,7 @@ use super::step::Waiting;
 use crate::runtime::Container;
 
 /// Whether a pod that others wait for answers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// When its containers were first seen running with the present manifest.
     pub started_at: Option<Timestamp>,

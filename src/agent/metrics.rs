@@ -79,7 +79,7 @@ impl Metrics {
         self.actions.get_or_create(&ActionLabels { action, result }).inc();
     }
 
-    /// The counters in the text format of OpenMetrics.
+    /// The counters in the `OpenMetrics` text format.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.

@@ -57,6 +57,7 @@ use self::step::{Timings, uid_of};
 use self::worker::{Message, Shared, Wanted, Worker};
 use crate::clock::Clock;
 use crate::fsx::{self, FsError, Lock};
+use crate::journal::{Journal, JournalError, Record};
 use crate::layout::Layout;
 use crate::runtime::{Container, Event, Runtime, RuntimeError, labels};
 
@@ -67,10 +68,14 @@ const AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_s
 
 /// Where the agent's creations are recorded, so that `reset` finds them.
 pub trait Ledger: Send + Sync + 'static {
-    /// `path` is about to be made, outside our own state directory. Nothing is made when this fails.
-    fn record_path(&self, path: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
-    /// The container `id` was created under `name`. It carries our label, so this is for people to read.
-    fn record_container(&self, id: &str, name: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    /// Returns when `records` are durable. What they announce is not made when this fails.
+    fn record(&self, records: &[Record]) -> Result<(), JournalError>;
+}
+
+impl Ledger for Journal {
+    fn record(&self, records: &[Record]) -> Result<(), JournalError> {
+        self.append(records)
+    }
 }
 
 /// A ledger that forgets, for hosts that nobody resets.
@@ -78,11 +83,7 @@ pub trait Ledger: Send + Sync + 'static {
 pub struct NoLedger;
 
 impl Ledger for NoLedger {
-    fn record_path(&self, _: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Ok(())
-    }
-
-    fn record_container(&self, _: &str, _: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn record(&self, _: &[Record]) -> Result<(), JournalError> {
         Ok(())
     }
 }
@@ -236,7 +237,7 @@ fn agent_id(path: &Path) -> Result<String, AgentError> {
     }
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| AgentError::Random)?;
-    let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = pod::identity::hex(&random);
     fsx::write_atomic(path, format!("{id}\n").as_bytes(), 0o600)?;
     Ok(id)
 }
@@ -339,6 +340,7 @@ impl<R: Runtime> Hub<R> {
         };
         self.shared.board.set_problem(None);
         let mut by_pod: BTreeMap<PodKey, Vec<Container>> = BTreeMap::new();
+        self.uids.clear();
         for container in containers {
             if let Some(key) = key_of(&container) {
                 self.uids.insert(uid_of(&container).to_owned(), key.clone());
@@ -351,7 +353,21 @@ impl<R: Runtime> Hub<R> {
             let _ = handle.messages.send(Message::Listed(by_pod.remove(key).unwrap_or_default()));
         }
         self.assign(by_pod);
+        self.sweep();
         true
+    }
+
+    /// Removes directories of pods that neither are wanted nor have containers: what a pod leaves behind whose
+    /// containers went while no agent was there to see it.
+    fn sweep(&self) {
+        if self.sources.values().any(|source| source.problem.is_some()) {
+            return;
+        }
+        for uid in volume::present(&self.shared.pods).into_iter().filter(|uid| !self.uids.contains_key(uid)) {
+            if let Err(error) = volume::discard(&self.shared.pods, &uid) {
+                tracing::warn!(uid, %error, "cannot remove the directory of a pod that is gone");
+            }
+        }
     }
 
     fn take(&mut self, published: Published) {

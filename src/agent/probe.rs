@@ -447,3 +447,6 @@ impl<R: Runtime> Line<R> {
         let _ = self.reports.send(report);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -286,7 +286,6 @@ fn message(
             let again = again.replace("tried again", "restarts");
             format!("{name} crashed {}, last {}{again}", times(summary.restart_count + 1), crashed(end))
         }
-        ("waiting", "ErrImagePull" | "ImagePullBackOff", _) => format!("{}{again}", summary.message),
         ("waiting", "ErrImageNeverPull", _) => {
             format!(
                 "image {} is not present, and imagePullPolicy is Never: bring the image to this host",
@@ -294,7 +293,9 @@ fn message(
             )
         }
         ("waiting", "ContainerCreating", _) if summary.message.is_empty() => format!("{name} is being started"),
-        ("waiting", "ContainerCreating", _) => format!("{}{again}", summary.message),
+        ("waiting", "ContainerCreating" | "ErrImagePull" | "ImagePullBackOff", _) => {
+            format!("{}{again}", summary.message)
+        }
         ("waiting", reason, _) => format!("{name}: {reason}: {}{again}", summary.message),
         ("terminated", _, Some(end)) => format!("{name} ended: {}", crashed(end)),
         _ if !summary.message.is_empty() => format!("{name}: {}", summary.message),

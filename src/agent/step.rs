@@ -316,7 +316,7 @@ struct Round<'a> {
     out: Step,
 }
 
-impl<'a> Round<'a> {
+impl Round<'_> {
     fn remove(&mut self) {
         let all: Vec<_> = self.observed.containers.values().collect();
         self.remember_directories(&all);
@@ -565,9 +565,8 @@ impl<'a> Round<'a> {
                 let message = "the image is not present, and imagePullPolicy is Never";
                 return self.wait(name, "ErrImageNeverPull", message, Some(recheck));
             }
-            (Some("Never"), _) => {}
             (Some("Always"), _) if !self.out.state.pulled.contains(name) => return self.pull(name, failure, None),
-            (Some("Always"), _) => {}
+            (Some("Never" | "Always"), _) => {}
             // While no pull is due, the image is looked for again: somebody may bring it by hand.
             (_, Some(recheck)) if failure.is_none() || self.now < recheck => {
                 return self.pull(name, failure, Some(recheck));

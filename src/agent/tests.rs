@@ -1,5 +1,7 @@
 //! The whole agent on the in-memory runtime, with time paused.
 
+mod docker;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,7 +41,7 @@ impl Host {
         Self { root, clock, fake, agent: None, _ticker: ticker }
     }
 
-    async fn started() -> Self {
+    fn started() -> Self {
         let mut host = Self::new();
         host.start();
         host
@@ -79,7 +81,7 @@ impl Host {
     }
 
     async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(900);
+        let deadline = Instant::now() + Duration::from_mins(15);
         while !condition(self) {
             assert!(Instant::now() < deadline, "{what}: {:#?}\n{:#?}", self.fake.changes(), self.fake.containers());
             sleep(Duration::from_millis(10)).await;
@@ -120,7 +122,7 @@ fn pod(name: &str, image: &str, more: &str) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_starts_restarts_changes_and_goes() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.write("web", &pod("web", "i:1", ""));
     host.until_running(&["c_web-node_default"]).await;
     let first = host.fake.running()[0].clone();
@@ -144,7 +146,7 @@ async fn a_pod_starts_restarts_changes_and_goes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_agent_takes_over_what_is_right() {
-    let mut host = Host::started().await;
+    let mut host = Host::started();
     host.write("web", &pod("web", "i:1", ""));
     host.until_running(&["c_web-node_default"]).await;
     host.until("the manifest is kept", |host| host.fake.count(Op::Start) == 1).await;
@@ -153,7 +155,7 @@ async fn a_new_agent_takes_over_what_is_right() {
     assert_eq!(host.running(), ["c_web-node_default"], "containers outlive the agent");
     host.fake.forget_calls();
     host.start();
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     assert_eq!(host.fake.changes(), Vec::<String>::new());
     assert_eq!(host.running(), ["c_web-node_default"]);
 }
@@ -181,7 +183,7 @@ async fn what_changed_while_the_agent_was_away_never_overlaps_and_gets_its_grace
 
 #[tokio::test(start_paused = true)]
 async fn a_file_that_breaks_keeps_its_pod_even_over_a_restart() {
-    let mut host = Host::started().await;
+    let mut host = Host::started();
     host.write("web", &pod("web", "i:1", ""));
     host.until_running(&["c_web-node_default"]).await;
     sleep(Duration::from_secs(1)).await;
@@ -202,7 +204,7 @@ async fn a_file_that_breaks_keeps_its_pod_even_over_a_restart() {
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_directory_keeps_its_pods_and_an_empty_one_stops_them() {
-    let mut host = Host::started().await;
+    let mut host = Host::started();
     host.write("web", &pod("web", "i:1", ""));
     host.until_running(&["c_web-node_default"]).await;
     sleep(Duration::from_secs(1)).await;
@@ -220,7 +222,7 @@ async fn a_missing_directory_keeps_its_pods_and_an_empty_one_stops_them() {
 
 #[tokio::test(start_paused = true)]
 async fn lost_events_are_made_up_for() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.fake.lose_events(true);
     host.write("web", &pod("web", "i:1", ""));
     host.until_running(&["c_web-node_default"]).await;
@@ -231,7 +233,7 @@ async fn lost_events_are_made_up_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_runtime_that_was_away_finds_only_the_dead_restarted() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.write("a", &pod("a", "i:1", ""));
     host.write("b", &pod("b", "i:1", ""));
     host.until_running(&["c_a-node_default", "c_b-node_default"]).await;
@@ -240,7 +242,7 @@ async fn a_runtime_that_was_away_finds_only_the_dead_restarted() {
     let dead = names.iter().find(|name| name.contains("_a-")).unwrap();
     host.fake.forget_calls();
     host.fake.go_away();
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     let status = host.status().await;
     assert!(status.problem.as_deref().is_some_and(|problem| problem.contains("does not answer")), "{status:#?}");
     host.fake.come_back();
@@ -253,7 +255,7 @@ async fn a_runtime_that_was_away_finds_only_the_dead_restarted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_foreign_container_is_never_touched() {
-    let host = Host::started().await;
+    let host = Host::started();
     let labels =
         [(labels::AGENT, "0000000000000000"), (labels::POD_NAME, "web-node"), (labels::POD_NAMESPACE, "default")];
     let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
@@ -269,7 +271,7 @@ async fn a_foreign_container_is_never_touched() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_stop_of_one_pod_holds_up_no_other_and_the_newest_spec_wins() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.fake.set_program("i:1", Program::default().stops_after(Duration::from_secs(20), 0));
     host.write("slow", &pod("slow", "i:1", ""));
     host.until_running(&["c_slow-node_default"]).await;
@@ -290,7 +292,7 @@ async fn a_slow_stop_of_one_pod_holds_up_no_other_and_the_newest_spec_wins() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_waits_for_the_one_it_names() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.fake.set_program("i:1", Program::default().answers_exec(1, "not yet"));
     let etcd = pod("etcd", "i:1", "")
         .replace("image: 'i:1'", "image: 'i:1', readinessProbe: {initialDelaySeconds: 30, exec: {command: [ready]}}");
@@ -309,8 +311,34 @@ async fn a_pod_waits_for_the_one_it_names() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_waits_for_one_whose_worker_starts_later() {
+    let host = Host::started();
+    host.fake.set_program("i:2", Program::default().answers_exec(1, "not yet"));
+    let last = pod("z", "i:2", "").replace("image: 'i:2'", "image: 'i:2', readinessProbe: {exec: {command: [ready]}}");
+    host.write("a", &pod("a", "i:1", "annotations: {plinth.dev/after: z}"));
+    host.write("z", &last);
+    host.until_running(&["c_z-node_default"]).await;
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(host.running(), ["c_z-node_default"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pod_leaves_behind_that_vanished_while_no_agent_ran_is_removed() {
+    let mut host = Host::started();
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    sleep(Duration::from_secs(1)).await;
+    host.stop().await;
+    let id = host.fake.containers()[0].id.clone();
+    host.fake.remove_behind_our_back(&id);
+    host.delete("web");
+    host.start();
+    host.until("its directory is gone", |host| std::fs::read_dir(host.layout().pods()).unwrap().count() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missing_image_is_pulled_and_trouble_with_it_is_told() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.write("web", &pod("web", "j:1", ""));
     host.until("a pull is tried", |host| host.fake.count(Op::Pull) > 0).await;
     sleep(Duration::from_secs(1)).await;
@@ -325,7 +353,7 @@ async fn a_missing_image_is_pulled_and_trouble_with_it_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_with_a_sandbox_is_rebuilt_when_the_sandbox_dies() {
-    let host = Host::started().await;
+    let host = Host::started();
     let two = "apiVersion: v1\nkind: Pod\nmetadata: {name: two}\nspec:\n  containers: [{name: a, image: 'i:1'}, {name: b, image: 'i:2'}]\n";
     host.write("two", two);
     host.until_running(&["POD_two-node_default", "a_two-node_default", "b_two-node_default"]).await;
@@ -342,7 +370,7 @@ async fn a_pod_with_a_sandbox_is_rebuilt_when_the_sandbox_dies() {
 
 #[tokio::test(start_paused = true)]
 async fn the_socket_shows_everything() {
-    let host = Host::started().await;
+    let host = Host::started();
     host.write("web", &pod("web", "i:1", ""));
     host.write("bad", "kind: Deployment\napiVersion: apps/v1\n");
     host.until_running(&["c_web-node_default"]).await;
@@ -363,7 +391,7 @@ async fn the_socket_shows_everything() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_agent_is_refused_and_names_the_first() {
-    let host = Host::started().await;
+    let host = Host::started();
     sleep(Duration::from_secs(1)).await;
     let options = Options::new(host.layout(), "node", "pause:1");
     let error = run(options, host.fake.clone(), host.clock.clone(), CancellationToken::new()).await.unwrap_err();
@@ -379,4 +407,245 @@ fn the_agents_id_is_made_once() {
     assert_eq!(agent_id(&path).unwrap(), id);
     std::fs::write(&path, "").unwrap();
     assert!(agent_id(Path::new(&path)).is_err(), "an empty id would make foreign containers ours");
+}
+
+fn probed(probe: &str) -> String {
+    pod("web", "i:1", "").replace("image: 'i:1'", &format!("image: 'i:1', {probe}: {{exec: {{command: [check]}}}}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_liveness_probe_restarts_after_three_periods() {
+    let host = Host::started();
+    host.fake.set_program("i:1", Program::default().answers_exec(0, ""));
+    host.write("web", &probed("livenessProbe"));
+    host.until_running(&["c_web-node_default"]).await;
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(host.fake.count(Op::Create), 1);
+    host.fake.set_program("i:1", Program::default().answers_exec(1, "deadlock"));
+    let before = Instant::now();
+    host.until("it is restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1"))).await;
+    assert!((20..=31).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_is_not_stale_after_a_restart() {
+    let host = Host::started();
+    host.fake.set_program("i:1", Program::default().answers_exec(0, ""));
+    host.write("web", &probed("readinessProbe"));
+    host.until_running(&["c_web-node_default"]).await;
+    sleep(Duration::from_secs(30)).await;
+    assert!(host.status().await.pods[0].ready);
+    host.fake.set_program("i:1", Program::default().answers_exec(1, "warming up"));
+    let id = host.fake.running()[0].clone();
+    host.fake.kill(&id, 1);
+    host.until("it is restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1"))).await;
+    sleep(Duration::from_millis(100)).await;
+    let pod = &host.status().await.pods[0];
+    assert!(!pod.ready && !pod.containers[0].ready, "{pod:#?}");
+    assert!(pod.message.as_deref().unwrap().contains("warming up"), "{pod:#?}");
+    sleep(Duration::from_mins(2)).await;
+    assert_eq!(host.fake.count(Op::Create), 2, "readiness never restarts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_up_probe_holds_back_the_others_and_restarts_when_it_fails() {
+    let host = Host::started();
+    host.fake.set_program("i:1", Program::default().answers_exec(1, ""));
+    let text = probed("startupProbe").replace(
+        "[check]}}",
+        "[check]}, periodSeconds: 1, failureThreshold: 5}, readinessProbe: {exec: {command: [ready]}}",
+    );
+    host.write("web", &text);
+    host.until_running(&["c_web-node_default"]).await;
+    let before = Instant::now();
+    host.until("it is restarted", |host| host.fake.running().first().is_some_and(|name| name.ends_with("_1"))).await;
+    assert!((4..=6).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
+    let pod = &host.status().await.pods[0];
+    assert!(!pod.containers[0].started && !pod.ready);
+    host.fake.set_program("i:1", Program::default().answers_exec(0, ""));
+    sleep(Duration::from_secs(3)).await;
+    let pod = &host.status().await.pods[0];
+    assert!(pod.containers[0].started && pod.ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loop_is_explained() {
+    let host = Host::started();
+    host.fake.set_program("i:1", Program::default().writes("no such flag\n").exits_after(Duration::from_millis(50), 2));
+    host.write("web", &pod("web", "i:1", ""));
+    host.until("it crashed twice", |host| host.fake.count(Op::Start) == 2).await;
+    sleep(Duration::from_secs(1)).await;
+    let pod = &host.status().await.pods[0];
+    let message = pod.message.as_deref().unwrap();
+    assert!(message.starts_with("c crashed 2 times, last exit code 2: no such flag; restarts in "), "{message}");
+    assert_eq!(pod.containers[0].reason, "CrashLoopBackOff");
+    sleep(Duration::from_secs(11)).await;
+    assert_eq!(host.fake.count(Op::Start), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
+    let host = Host::started();
+    host.fake.lose_next_answer(Op::Create);
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(host.fake.containers().len(), 1);
+}
+
+/// What may happen to a host.
+#[derive(Debug, Clone)]
+enum Happening {
+    Write { name: usize, image: usize },
+    Break(usize),
+    Delete(usize),
+    Kill(usize),
+    RemoveBehindOurBack(usize),
+    Fail(Op),
+    Lose(Op),
+    GoAway,
+    ComeBack,
+    LoseEvents(bool),
+    RestartAgent,
+    Time(u64),
+}
+
+fn happening() -> impl proptest::strategy::Strategy<Value = Happening> {
+    use proptest::prelude::*;
+    let op = prop_oneof![
+        Just(Op::List),
+        Just(Op::Inspect),
+        Just(Op::Create),
+        Just(Op::Start),
+        Just(Op::Stop),
+        Just(Op::Remove),
+        Just(Op::Logs)
+    ];
+    prop_oneof![
+        4 => (0..3_usize, 0..2_usize).prop_map(|(name, image)| Happening::Write { name, image }),
+        1 => (0..3_usize).prop_map(Happening::Break),
+        2 => (0..3_usize).prop_map(Happening::Delete),
+        3 => (0..8_usize).prop_map(Happening::Kill),
+        1 => (0..8_usize).prop_map(Happening::RemoveBehindOurBack),
+        2 => op.clone().prop_map(Happening::Fail),
+        2 => op.prop_map(Happening::Lose),
+        1 => Just(Happening::GoAway),
+        1 => Just(Happening::ComeBack),
+        1 => any::<bool>().prop_map(Happening::LoseEvents),
+        2 => Just(Happening::RestartAgent),
+        4 => (0..20_000_u64).prop_map(Happening::Time),
+    ]
+}
+
+impl Host {
+    /// No pod name has running containers of two specs.
+    fn assert_no_overlap(&self) {
+        let mut specs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for container in self.fake.containers() {
+            if matches!(container.state, State::Running { .. })
+                && let Some(key) = key_of(&container)
+            {
+                specs.entry(key.to_string()).or_default().insert(container.labels[labels::SPEC_HASH].clone());
+            }
+        }
+        assert!(specs.values().all(|specs| specs.len() == 1), "two pods of one name run: {specs:?}");
+    }
+
+    async fn pass(&self, milliseconds: u64) {
+        for _ in 0..milliseconds.div_ceil(100) {
+            sleep(Duration::from_millis(100)).await;
+            self.assert_no_overlap();
+        }
+    }
+
+    async fn endure(&mut self, happening: Happening) {
+        const NAMES: [&str; 3] = ["one", "two", "three"];
+        let ours: Vec<_> = self.fake.containers().into_iter().filter(|c| c.name != "foreign").map(|c| c.id).collect();
+        let pick = |which: usize| ours.get(which % ours.len().max(1)).cloned();
+        match happening {
+            Happening::Write { name, image } => self.write(NAMES[name], &pod(NAMES[name], ["i:1", "i:2"][image], "")),
+            Happening::Break(name) => self.write(NAMES[name], "kind: ["),
+            Happening::Delete(name) => {
+                let _ = std::fs::remove_file(self.layout().manifests().join(format!("{}.yaml", NAMES[name])));
+            }
+            Happening::Kill(which) => {
+                if let Some(id) = pick(which)
+                    && matches!(self.fake.container(&id).unwrap().state, State::Running { .. })
+                {
+                    self.fake.kill(&id, 137);
+                }
+            }
+            Happening::RemoveBehindOurBack(which) => {
+                if let Some(id) = pick(which) {
+                    self.fake.remove_behind_our_back(&id);
+                }
+            }
+            Happening::Fail(op) => {
+                let error = RuntimeError::Refused { operation: "do it".into(), reason: "no".into() };
+                self.fake.fail_next(op, error);
+            }
+            Happening::Lose(op) => self.fake.lose_next_answer(op),
+            Happening::GoAway => self.fake.go_away(),
+            Happening::ComeBack => self.fake.come_back(),
+            Happening::LoseEvents(lose) => self.fake.lose_events(lose),
+            Happening::RestartAgent => {
+                // As by SIGKILL.
+                let (_, agent) = self.agent.take().unwrap();
+                agent.abort();
+                let _ = agent.await;
+                self.start();
+            }
+            Happening::Time(milliseconds) => self.pass(milliseconds).await,
+        }
+        self.pass(100).await;
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        cases: 10,
+        max_shrink_iters: 300,
+        failure_persistence: None,
+        ..proptest::prelude::ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_happens_the_host_ends_as_its_manifests_say(
+        happenings in proptest::collection::vec(happening(), 0..25),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut host = Host::started();
+            let spec = ContainerSpec { name: "foreign".into(), image: "i:1".into(), ..ContainerSpec::default() };
+            let foreign = host.fake.create(&spec).await.unwrap();
+            host.fake.start(&foreign).await.unwrap();
+            for happening in happenings {
+                host.endure(happening).await;
+            }
+            host.fake.come_back();
+            host.fake.lose_events(false);
+            host.write("one", &pod("one", "i:1", ""));
+            host.write("two", &pod("two", "i:2", ""));
+            let _ = std::fs::remove_file(host.layout().manifests().join("three.yaml"));
+            host.until("the host is as its manifests say", |host| {
+                host.assert_no_overlap();
+                let running: Vec<_> = host.fake.containers().into_iter()
+                    .filter(|c| matches!(c.state, State::Running { .. }) && c.name != "foreign")
+                    .map(|c| (short(&c.name), c.image))
+                    .collect();
+                let wanted = [("c_one-node_default", "i:1"), ("c_two-node_default", "i:2")];
+                running.len() == 2 && wanted.iter().all(|(name, image)| {
+                    running.iter().any(|(have, of)| have == name && of == image)
+                })
+            }).await;
+            host.pass(60_000).await;
+            let left = host.fake.containers().len();
+            assert!(left <= 5, "the foreign one, two that run, and at most one dead one of each: {left}");
+            assert!(matches!(host.fake.container(&foreign).unwrap().state, State::Running { .. }));
+            let uids: BTreeSet<_> = host.status().await.pods.into_iter().map(|pod| pod.uid).collect();
+            let directories: BTreeSet<_> = std::fs::read_dir(host.layout().pods()).unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            assert_eq!(directories, uids, "no directory of a pod that is gone is left");
+        });
+    }
 }

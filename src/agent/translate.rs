@@ -183,7 +183,8 @@ pub fn sandbox(
 
 /// What belongs to the container that owns the pod's namespaces: the sandbox, or the only container there is.
 fn own_namespaces(pod: &StaticPod, node: &Node, spec: &mut ContainerSpec) -> Result<(), TranslateError> {
-    spec.network = if pod.host_network() { "host" } else { "default" }.to_owned();
+    let network = if pod.host_network() { "host" } else { "default" };
+    network.clone_into(&mut spec.network);
     if pod.spec.host_ipc == Some(true) {
         "host".clone_into(&mut spec.ipc);
     }
@@ -502,13 +503,10 @@ fn expand(text: &str, env: &Environment) -> String {
             expanded.push('$');
             rest = after;
         } else if let Some((name, after)) = tail.strip_prefix('(').and_then(|tail| tail.split_once(')')) {
-            match env.iter().find(|(known, _)| known == name) {
-                Some((_, value)) => expanded.push_str(value),
-                None => {
-                    expanded.push_str("$(");
-                    expanded.push_str(name);
-                    expanded.push(')');
-                }
+            if let Some((_, value)) = env.iter().find(|(known, _)| known == name) {
+                expanded.push_str(value);
+            } else {
+                expanded.extend(["$(", name, ")"]);
             }
             rest = after;
         } else {

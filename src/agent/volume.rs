@@ -17,6 +17,7 @@ use nix::mount::{MntFlags, MsFlags};
 use super::pod::StaticPod;
 use super::{Ledger, quantity};
 use crate::fsx::{self, FsError};
+use crate::journal::{Creation, JournalError, Record};
 
 /// A volume that cannot be prepared. The container waits and it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -41,14 +42,13 @@ pub enum VolumeError {
         source: FsError,
     },
     /// The creation could not be recorded, so nothing was made.
-    #[error("volume `{volume}`: cannot record that `{}` is made: {reason}", path.display())]
+    #[error("volume `{volume}`: cannot record what is made for it")]
     Ledger {
         /// Name of the volume.
         volume: String,
-        /// What was to be made.
-        path: PathBuf,
         /// What the ledger says.
-        reason: String,
+        #[source]
+        source: JournalError,
     },
 }
 
@@ -80,6 +80,12 @@ pub fn prepare(
     Ok(found)
 }
 
+/// UIDs of the pods that have a directory.
+pub fn present(pods: &Path) -> Vec<String> {
+    let entries = fs::read_dir(pods).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
 /// Unmounts and removes the directory of the pod `uid`.
 pub fn discard(pods: &Path, uid: &str) -> Result<(), FsError> {
     let directory = pods.join(uid);
@@ -101,25 +107,21 @@ fn empty_dir_path(pods: &Path, uid: &str, volume: &str) -> PathBuf {
 fn host(volume: &str, source: &HostPathVolumeSource, ledger: &dyn Ledger) -> Result<PathBuf, VolumeError> {
     let path = PathBuf::from(&source.path);
     let files = |source: FsError| VolumeError::Files { volume: volume.to_owned(), source };
-    let record = |path: &Path| {
-        ledger.record_path(path).map_err(|error| VolumeError::Ledger {
-            volume: volume.to_owned(),
-            path: path.to_path_buf(),
-            reason: error.to_string(),
-        })
+    let record = |creations: Vec<Creation>| {
+        let records: Vec<_> = creations.into_iter().map(|what| Record::Make { what }).collect();
+        ledger.record(&records).map_err(|source| VolumeError::Ledger { volume: volume.to_owned(), source })
     };
     let kind = source.type_.as_deref().unwrap_or_default();
     let present = fs::metadata(&path).ok();
     match kind {
         // Without a type the runtime would make the directory; then nobody would know that it is ours.
         "" | "DirectoryOrCreate" if present.is_none() => {
-            for directory in fsx::missing_directories(&path) {
-                record(&directory)?;
-            }
+            let missing = fsx::missing_directories(&path);
+            record(missing.into_iter().map(|path| Creation::Directory { path }).collect())?;
             fsx::create_directories(&path, 0o755).map_err(files)?;
         }
         "FileOrCreate" if present.is_none() => {
-            record(&path)?;
+            record(vec![Creation::File { path: path.clone() }])?;
             fsx::open_append(&path, 0o644).map_err(files)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
                 .map_err(|error| files(FsError::of("set the mode of", &path)(error)))?;
@@ -188,13 +190,14 @@ mod tests {
     struct Recorder(Mutex<Vec<PathBuf>>);
 
     impl Ledger for Recorder {
-        fn record_path(&self, path: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-            assert!(!path.exists(), "recorded before it is made");
-            self.0.lock().unwrap().push(path.to_path_buf());
-            Ok(())
-        }
-
-        fn record_container(&self, _: &str, _: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        fn record(&self, records: &[Record]) -> Result<(), JournalError> {
+            for record in records {
+                let Record::Make { what: Creation::Directory { path } | Creation::File { path } } = record else {
+                    panic!("{record:?}");
+                };
+                assert!(!path.exists(), "recorded before it is made");
+                self.0.lock().unwrap().push(path.clone());
+            }
             Ok(())
         }
     }

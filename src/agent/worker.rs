@@ -22,7 +22,7 @@ use tokio::time::sleep;
 
 use super::Ledger;
 use super::board::{Answer, Board, Snapshot};
-use super::pod::{Order, PodKey, StaticPod};
+use super::pod::{DEFAULT_BUDGET, Order, PodKey, StaticPod};
 use super::probe::{Health, Outcome, ProbeKind, Prober, Report, Target, Watch};
 use super::source::file::remember;
 use super::step::{
@@ -31,6 +31,7 @@ use super::step::{
 use super::translate::{self, Context, Node};
 use super::volume;
 use crate::clock::Clock;
+use crate::journal::{Creation, Record};
 use crate::runtime::{Container, EventKind, Runtime, RuntimeError, State};
 
 /// What all workers of an agent share.
@@ -168,6 +169,7 @@ impl<R: Runtime> Worker<R> {
                 }
             }
             if decision.gone {
+                self.record();
                 break;
             }
             if !decision.actions.is_empty() {
@@ -205,15 +207,17 @@ impl<R: Runtime> Worker<R> {
         let mut unready = Vec::new();
         let mut dependency_ready_at = None;
         for key in order.iter().flat_map(|order| &order.wait_for) {
-            let answer = answers.get(key).cloned().unwrap_or_default();
-            match answer.ready_at {
-                Some(at) => dependency_ready_at = dependency_ready_at.max(Some(at)),
-                None => unready.push(Unready {
+            let answer = answers.get(key);
+            if let Some(at) = answer.and_then(|answer| answer.ready_at) {
+                dependency_ready_at = dependency_ready_at.max(Some(at));
+            } else {
+                unready.push(Unready {
                     key: key.clone(),
-                    started_at: answer.started_at,
-                    budget: answer.budget,
-                    reason: answer.reason,
-                }),
+                    started_at: answer.and_then(|answer| answer.started_at),
+                    // Its worker has not spoken yet, but will.
+                    budget: answer.map_or(DEFAULT_BUDGET, |answer| answer.budget),
+                    reason: answer.map(|answer| answer.reason.clone()).unwrap_or_default(),
+                });
             }
         }
         let observed = Observed {
@@ -453,13 +457,7 @@ impl<R: Runtime> Worker<R> {
             }
             self.remembered.clone_from(&pod.hash);
         }
-        for container in self.containers.values() {
-            if self.recorded.insert(container.id.clone())
-                && let Err(error) = self.shared.ledger.record_container(&container.id, &container.name)
-            {
-                tracing::warn!(pod = %self.key, container = container.name, %error, "cannot record a container");
-            }
-        }
+        self.record();
         let silent: Vec<_> = self
             .containers
             .values()
@@ -473,6 +471,24 @@ impl<R: Runtime> Worker<R> {
             self.last_words.insert(id.clone(), line.chars().take(400).collect());
         }
         !silent.is_empty()
+    }
+
+    /// Brings the ledger up to date with the containers there are. Who owns a container is said by its label; the
+    /// ledger is for the day on which the runtime cannot be asked.
+    fn record(&mut self) {
+        let container = |id: &String| Creation::Container { id: id.clone() };
+        let made = self.containers.keys().filter(|id| !self.recorded.contains(*id));
+        let made = made.map(|id| Record::Make { what: container(id) });
+        let gone = self.recorded.iter().filter(|id| !self.containers.contains_key(*id));
+        let gone = gone.map(|id| Record::Gone { what: container(id) });
+        let records: Vec<_> = made.chain(gone).collect();
+        if records.is_empty() {
+            return;
+        }
+        match self.shared.ledger.record(&records) {
+            Ok(()) => self.recorded = self.containers.keys().cloned().collect(),
+            Err(error) => tracing::warn!(pod = %self.key, %error, "cannot record the containers"),
+        }
     }
 
     async fn take_messages(&mut self, first: Message) {
@@ -526,7 +542,6 @@ impl<R: Runtime> Worker<R> {
 
     fn forget(&mut self, id: &str) {
         self.containers.remove(id);
-        self.recorded.remove(id);
         self.last_words.remove(id);
         self.watches.remove(id);
         self.health.remove(id);
@@ -627,24 +642,18 @@ impl<R: Runtime> Worker<R> {
         let mut reason = String::new();
         for spec in pod.containers() {
             let newest = instances(&self.containers, pod, &spec.name).pop();
-            match newest.map(|container| (&container.id, &container.state)) {
-                Some((id, State::Running { started_at: at, .. })) => {
-                    if self.first_started.as_ref().is_none_or(|(hash, _)| *hash != pod.hash) {
-                        self.first_started = Some((pod.hash.clone(), *at));
-                    }
-                    if !self.watches.get(id).is_some_and(|watching| watching.answered) {
-                        reason.clone_from(&self.eager_reason);
-                        if reason.is_empty() {
-                            "does not answer yet".clone_into(&mut reason);
-                        }
-                    }
+            if let Some((id, State::Running { started_at, .. })) = newest.map(|c| (&c.id, &c.state)) {
+                if self.first_started.as_ref().is_none_or(|(hash, _)| *hash != pod.hash) {
+                    self.first_started = Some((pod.hash.clone(), *started_at));
                 }
-                _ => {
-                    let waiting = decision.waiting.get(&spec.name);
-                    let why = waiting
-                        .map(|waiting| if waiting.message.is_empty() { waiting.reason } else { &waiting.message });
-                    reason = why.unwrap_or("not running").to_owned();
+                if !self.watches.get(id).is_some_and(|watching| watching.answered) {
+                    let why = self.eager_reason.as_str();
+                    if why.is_empty() { "does not answer yet" } else { why }.clone_into(&mut reason);
                 }
+            } else {
+                let waiting = decision.waiting.get(&spec.name);
+                let why = waiting.map(|w| if w.message.is_empty() { w.reason } else { w.message.as_str() });
+                why.unwrap_or("not running").clone_into(&mut reason);
             }
         }
         self.ready_at = if reason.is_empty() { self.ready_at.or_else(|| Some(self.shared.clock.now())) } else { None };

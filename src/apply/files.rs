@@ -6,12 +6,15 @@ use super::{ApplyError, Goal, Host};
 use crate::fsx::{self, NewFile};
 use crate::pki::{self, Authority};
 use crate::plan::{self, Entry, Item, Kind, Step};
+use crate::release::Component;
 use crate::{config::CertificatePolicy, kubeconfig};
 
 /// Mode of the directories of kubeconfigs and certificates; the keys in them are 0600.
 const DIRECTORY_MODE: u32 = 0o755;
 /// Mode of the manifests directory (kubeadm: `phases/etcd`, `phases/controlplane`).
 const MANIFESTS_MODE: u32 = 0o700;
+/// Mode of etcd's data directory (kubeadm: `CreateLocalEtcdStaticPodManifestFile`).
+const ETCD_DATA_MODE: u32 = 0o700;
 /// Mode of a manifest (kubeadm: `WriteStaticPodToDisk`).
 const MANIFEST_MODE: u32 = 0o600;
 
@@ -20,6 +23,10 @@ const MANIFEST_MODE: u32 = 0o600;
 pub(super) fn write<R>(steps: &[Step], goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(), ApplyError> {
     let mut files = issue(steps, goal, host)?;
     for step in steps {
+        if matches!(step, Step::WriteManifest { component: Component::Etcd, .. }) {
+            let data = host.layout.below_root(&goal.cluster.etcd.data_dir);
+            fsx::create_directories(&data, ETCD_DATA_MODE)?;
+        }
         if let Step::WriteManifest { component, .. } = step
             && let Some(manifest) = goal.manifests.iter().find(|manifest| manifest.component == *component)
         {

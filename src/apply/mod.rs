@@ -12,7 +12,6 @@
 pub mod autopsy;
 mod files;
 
-use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,21 +149,20 @@ pub enum ApplyError {
     Interrupted,
 }
 
-/// Performs the steps of `plan` one after the other. `interrupt` ends it at the next step, or in the middle of a
-/// wait.
-pub async fn execute<R: Runtime>(
+/// Performs the steps of `plan` one after the other. Dropped in the middle, it leaves what the next `init` goes on
+/// from.
+pub async fn perform<R: Runtime>(
     plan: &Plan,
     goal: &Goal<'_>,
     host: &Host<'_, R>,
     ledger: &Ledger,
-    interrupt: impl Future<Output = ()>,
 ) -> Result<Outcome, ApplyError> {
     announce(plan, goal, host, ledger)?;
-    let mut interrupt = std::pin::pin!(interrupt);
     let mut outcome = Outcome::default();
     let mut agent = None;
     let mut steps = plan.steps.as_slice();
     while let Some(step) = steps.first() {
+        tracing::info!(phase = step.phase(), "{step}");
         let mut performed = 1;
         match step {
             Step::StopPods => stop_pods(goal, host).await?,
@@ -175,7 +173,7 @@ pub async fn execute<R: Runtime>(
                 files::write(&steps[..performed], goal, host)?;
             }
             Step::StartAgent => agent = start_agent(host).await?,
-            Step::Wait => outcome.healthy = wait(goal, host, agent.as_mut(), interrupt.as_mut()).await?,
+            Step::Wait => outcome.healthy = wait(goal, host, agent.as_mut()).await?,
             Step::BindClusterAdmins => bind_cluster_admins(goal, host).await?,
             Step::Commit => outcome.generation = Some(commit(goal, host, ledger)?),
         }
@@ -200,16 +198,13 @@ fn announce<R>(plan: &Plan, goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger
                 let path = plan::manifest_path(host.layout, *component);
                 directories.extend(path.parent().map(Into::into));
                 made.push(Creation::File { path });
+                if *component == Component::Etcd {
+                    directories.push(announce_etcd_data(goal, host, &mut made));
+                }
             }
             Step::StartAgent => {
                 if let Launch::Service { manager, .. } = &host.launch {
                     made.extend(manager.creations(host.layout));
-                }
-                let data = host.layout.below_root(&goal.cluster.etcd.data_dir);
-                let is_empty = std::fs::read_dir(&data).map_or(true, |mut entries| entries.next().is_none());
-                if is_empty {
-                    directories.push(data.clone());
-                    made.push(Creation::Tree { path: data });
                 }
             }
             _ => {}
@@ -224,6 +219,15 @@ fn announce<R>(plan: &Plan, goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger
     let begin = ledger.committed.is_none().then(|| Record::Begin { operation: Operation::Init, at: host.clock.now() });
     let records: Vec<_> = begin.into_iter().chain(made.into_iter().map(|what| Record::Make { what })).collect();
     Ok(host.journal.append(&records)?)
+}
+
+/// etcd's data is ours unless there is some already. Returns its directory.
+fn announce_etcd_data<R>(goal: &Goal<'_>, host: &Host<'_, R>, made: &mut Vec<Creation>) -> PathBuf {
+    let data = host.layout.below_root(&goal.cluster.etcd.data_dir);
+    if !data.exists() || fsx::is_empty_directory(&data) {
+        made.push(Creation::Tree { path: data.clone() });
+    }
+    data
 }
 
 async fn stop_pods<R: Runtime>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(), ApplyError> {
@@ -297,12 +301,7 @@ async fn wait<R>(
     goal: &Goal<'_>,
     host: &Host<'_, R>,
     agent: Option<&mut Child>,
-    interrupt: impl Future<Output = ()>,
 ) -> Result<Vec<HealthyAfter>, ApplyError> {
-    enum Abort {
-        AgentEnded(std::process::ExitStatus),
-        Interrupted,
-    }
     let checkers = checkers(goal, host.layout)?;
     let phase = host.printer.phase("wait-control-plane");
     let mut tasks: std::collections::BTreeMap<_, _> =
@@ -328,14 +327,8 @@ async fn wait<R>(
             None => std::future::pending().await,
         }
     };
-    let abort = async {
-        tokio::select! {
-            status = agent_ended => Abort::AgentEnded(status),
-            () = interrupt => Abort::Interrupted,
-        }
-    };
     let within = goal.cluster.timeouts.control_plane_component_health_check;
-    match health::wait(&checkers, within, health::POLL, abort, on_change).await {
+    match health::wait(&checkers, within, health::POLL, agent_ended, on_change).await {
         Ok(healthy) => {
             phase.done("every component is healthy");
             Ok(healthy
@@ -350,10 +343,7 @@ async fn wait<R>(
                     after,
                     unhealthy: unhealthy.into_iter().map(|one| (one.component, one.reason.to_string())).collect(),
                 },
-                Unmet::Aborted { by: Abort::AgentEnded(status), .. } => {
-                    ApplyError::AgentEnded { status, log: host.layout.agent_log() }
-                }
-                Unmet::Aborted { by: Abort::Interrupted, .. } => ApplyError::Interrupted,
+                Unmet::Aborted { by: status, .. } => ApplyError::AgentEnded { status, log: host.layout.agent_log() },
             })
         }
     }

@@ -1,16 +1,16 @@
 //! `plinth agent`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Failure, Outcome, interrupted};
-use crate::agent::{self, Ledger, Options};
+use crate::agent::{self, Options};
 use crate::config::HostFacts;
 use crate::error::Exit;
-use crate::journal::{Creation, Journal, Record};
+use crate::journal::Journal;
 use crate::release::{DEFAULT_IMAGE_REPOSITORY, DEFAULT_VERSION, KubernetesVersion};
 use crate::service;
 
@@ -72,28 +72,11 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
 /// The agent's settings on this host.
 pub(super) fn options(context: &Context, node_name: &str, pause_image: &str) -> Options {
     let mut options = Options::new(context.layout.clone(), node_name, pause_image);
-    options.ledger = Arc::new(JournalLedger(Journal::of(&context.layout)));
+    options.ledger = Arc::new(Journal::of(&context.layout));
     options
 }
 
 fn default_pause_image() -> Result<String, Failure> {
     let version: KubernetesVersion = DEFAULT_VERSION.parse().map_err(|error| anyhow!("{error}"))?;
     Ok(format!("{DEFAULT_IMAGE_REPOSITORY}/pause:{}", version.pause_tag()))
-}
-
-/// The agent's creations in the journal, so that `reset` finds them.
-struct JournalLedger(Journal);
-
-impl Ledger for JournalLedger {
-    fn record_path(&self, path: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let path = path.to_path_buf();
-        // It is not there yet, so it cannot be asked; what the agent makes is a directory unless it has a file's name.
-        self.0.append(&[Record::Make { what: Creation::Directory { path: path.clone() } }])?;
-        Ok(())
-    }
-
-    fn record_container(&self, id: &str, _name: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.0.append(&[Record::Make { what: Creation::Container { id: id.to_owned() } }])?;
-        Ok(())
-    }
 }

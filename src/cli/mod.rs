@@ -7,7 +7,6 @@ mod reset;
 mod status;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
@@ -50,7 +49,7 @@ enum Output {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Set up the control plane on this host, or check the one that runs here
-    Init(init::Args),
+    Init(Box<init::Args>),
     /// Remove everything that plinth made on this host
     Reset(reset::Args),
     /// Show what runs, whether it is well, and why not
@@ -94,14 +93,12 @@ struct Failure {
     exit: Exit,
     error: anyhow::Error,
     hints: Vec<String>,
-    /// Already on stdout or stderr in full.
-    told: bool,
 }
 
 impl Failure {
     /// Something failed on the way.
     fn failed(error: impl Into<anyhow::Error>) -> Self {
-        Self { exit: Exit::Failed, error: error.into(), hints: Vec::new(), told: false }
+        Self { exit: Exit::Failed, error: error.into(), hints: Vec::new() }
     }
 
     /// The command line or configuration is at fault.
@@ -116,32 +113,13 @@ impl Failure {
     /// An error that brings its own hints.
     fn hinted<E: std::error::Error + Hint + Send + Sync + 'static>(error: E, exit: Exit) -> Self {
         let hints = error.hints();
-        Self { exit, error: error.into(), hints, told: false }
+        Self { exit, error: error.into(), hints }
     }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::failed(error)
-    }
-}
-
-/// A failed command that has said everything already.
-#[derive(Debug)]
-struct Told;
-
-impl fmt::Display for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the command failed")
-    }
-}
-
-impl std::error::Error for Told {}
-
-impl Failure {
-    /// Ends with `exit` and without another word.
-    fn told(exit: Exit) -> Self {
-        Self { exit, told: true, ..Self::failed(Told) }
     }
 }
 
@@ -168,9 +146,7 @@ pub fn main() -> ExitCode {
     let exit = match run(cli.command, &context) {
         Ok(exit) => exit,
         Err(failure) => {
-            if !failure.told {
-                printer.error(failure.error.as_ref(), &failure.hints);
-            }
+            printer.error(failure.error.as_ref(), &failure.hints);
             failure.exit
         }
     };
@@ -188,6 +164,7 @@ fn run(command: Command, context: &Context) -> Outcome {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Threads {
     One,
     Many,

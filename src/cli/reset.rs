@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use super::{Context, Failure, Outcome};
 use crate::apply::{Host, Launch};
 use crate::error::Exit;
-use crate::fsx::{self, Lock};
+use crate::init;
 use crate::journal::{Creation, Journal, Ledger};
 use crate::reset::{self, Left, Options, Report};
 use crate::service::{AgentCommand, Manager};
@@ -15,6 +15,7 @@ use crate::takedown::TakedownError;
 use crate::ui::{Answer, confirm};
 
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Args {
     /// Do not ask
     #[arg(short, long)]
@@ -64,8 +65,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
         }
     }
 
-    fsx::create_directories(&layout.state(), 0o700)?;
-    let _lock = Lock::try_take(&layout.lock())?.map_err(|holder| super::init::busy(holder))?;
+    let _lock = init::lock(layout)?.map_err(|busy| Failure::hinted(busy, Exit::Failed))?;
     let docker = context.docker()?;
     let program = std::env::current_exe().context("cannot find the path of plinth itself")?;
     let host = Host {

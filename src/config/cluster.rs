@@ -306,8 +306,8 @@ impl Cluster {
                 peer_cert_sans: Vec::new(),
             },
             timeouts: Timeouts {
-                control_plane_component_health_check: Duration::from_secs(240),
-                kubernetes_api_call: Duration::from_secs(60),
+                control_plane_component_health_check: Duration::from_mins(4),
+                kubernetes_api_call: Duration::from_mins(1),
             },
             host: HostView::default(),
             checked: super::Checked(()),

@@ -29,16 +29,16 @@ pub const ETCD_DATA_DIR: &str = "/var/lib/etcd";
 pub const KEY_ALGORITHM: KeyAlgorithm = KeyAlgorithm::EcdsaP256;
 
 /// Validity of leaf certificates, one year (kubeadm: `constants.CertificateValidityPeriod`).
-pub const LEAF_VALIDITY: Duration = Duration::from_secs(8760 * 3600);
+pub const LEAF_VALIDITY: Duration = Duration::from_hours(8760);
 
 /// Validity of certificate authorities, ten years (kubeadm: `constants.CACertificateValidityPeriod`).
-pub const CA_VALIDITY: Duration = Duration::from_secs(87600 * 3600);
+pub const CA_VALIDITY: Duration = Duration::from_hours(87600);
 
 /// How long a component may take to become healthy (kubeadm: `constants.ControlPlaneComponentHealthCheckTimeout`).
-pub const COMPONENT_HEALTH_CHECK: Duration = Duration::from_secs(4 * 60);
+pub const COMPONENT_HEALTH_CHECK: Duration = Duration::from_mins(4);
 
 /// How long a request to the API server is repeated (kubeadm: `constants.KubernetesAPICallTimeout`).
-pub const KUBERNETES_API_CALL: Duration = Duration::from_secs(60);
+pub const KUBERNETES_API_CALL: Duration = Duration::from_mins(1);
 
 /// Fewest addresses of a service network (kubeadm: `constants.MinimumAddressesInServiceSubnet`).
 pub(super) const MINIMUM_SERVICE_ADDRESSES: u128 = 10;

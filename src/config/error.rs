@@ -149,32 +149,28 @@ impl ConfigError {
 
 /// Everything that is wrong with a configuration; at least one error.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigErrors {
-    first: ConfigError,
-    others: Vec<ConfigError>,
-}
+pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
     /// `Err` unless `errors` is empty.
     pub(super) fn check(errors: Vec<ConfigError>) -> Result<(), Self> {
-        let mut errors = errors.into_iter();
-        match errors.next() {
-            Some(first) => Err(Self { first, others: errors.collect() }),
-            None => Ok(()),
-        }
+        if errors.is_empty() { Ok(()) } else { Err(Self(errors)) }
     }
 
-    /// The errors in the order in which they were found.
+    /// The errors: first those of the file's form, then those of flags and values.
     pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
-        std::iter::once(&self.first).chain(&self.others)
+        self.0.iter()
     }
 }
 
 /// One line per error.
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.first.fmt(f)?;
-        self.others.iter().try_for_each(|error| write!(f, "\n{error}"))
+        for (index, error) in self.0.iter().enumerate() {
+            f.write_str(if index == 0 { "" } else { "\n" })?;
+            error.fmt(f)?;
+        }
+        Ok(())
     }
 }
 

@@ -141,7 +141,8 @@ impl Reader<'_> {
                 Some(value)
             }
             Err(error) => {
-                self.syntax(&error);
+                let field = error.line().and_then(|line| tree.path_at(line)).unwrap_or_default();
+                self.error(error.line(), &field, Problem::Syntax(error.reason().to_owned()));
                 None
             }
         }

@@ -251,9 +251,10 @@ mod tests {
 
     #[test]
     fn the_advertised_address_is_chosen_as_kubeadm_does() {
+        type Row = (&'static str, Vec<Interface>, Option<Vec<DefaultRoute>>, bool, Option<&'static str>);
         let route = |interface: &str, ipv6| DefaultRoute { interface: interface.into(), ipv6 };
         let lo = || interface("lo", &["127.0.0.1", "::1"]);
-        let rows: Vec<(&str, Vec<Interface>, Option<Vec<DefaultRoute>>, bool, Option<&str>)> = vec![
+        let rows: Vec<Row> = vec![
             (
                 "interface of the default route, not the first one",
                 vec![lo(), interface("eth0", &["10.0.0.1"]), interface("eth1", &["192.0.2.1"])],

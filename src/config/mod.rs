@@ -89,7 +89,7 @@ pub fn load(file: Option<ConfigFile<'_>>, overrides: &Overrides, host: &HostFact
     init.node_registration = Some(node);
 
     let mut checker = validate::Checker { lines: &lines, given: &given, errors, warnings: Vec::new() };
-    let checked = validate::cluster(&init, &cluster, host, &mut checker);
+    let valid = validate::cluster(&init, &cluster, host, &mut checker);
     let ignored_by_flag = overrides.ignore_preflight_errors.clone().unwrap_or_default();
     let ignore_preflight_errors = validate::ignored_checks(&ignored_in_file, &ignored_by_flag, &mut checker);
     warnings.append(&mut checker.warnings);
@@ -97,7 +97,7 @@ pub fn load(file: Option<ConfigFile<'_>>, overrides: &Overrides, host: &HostFact
 
     let skipped_by_flag = overrides.skip_phases.clone().filter(|phases| !phases.is_empty());
     Ok(Loaded {
-        cluster: checked,
+        cluster: valid,
         skip_phases: skipped_by_flag.or(init.skip_phases).unwrap_or_default(),
         ignore_preflight_errors,
         dry_run: overrides.dry_run.or(init.dry_run).unwrap_or_default(),
@@ -105,7 +105,7 @@ pub fn load(file: Option<ConfigFile<'_>>, overrides: &Overrides, host: &HostFact
     })
 }
 
-/// Images of `cluster`, in the order of `kubeadm config images list`, without those of kube-proxy and CoreDNS, which
+/// Images of `cluster`, in the order of `kubeadm config images list`, without those of kube-proxy and `CoreDNS`, which
 /// are not installed.
 pub fn image_list(cluster: &Cluster) -> Vec<String> {
     vec![

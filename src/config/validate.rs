@@ -254,12 +254,12 @@ fn networking(
         }
     }
     // Not in kubeadm: kube-apiserver refuses to start ("service IP family … must match public address family").
-    if let (Some(address), Some(first)) = (advertise_address, service_subnets.first()) {
-        if address.is_ipv6() != first.addr().is_ipv6() {
-            let family = if address.is_ipv6() { "an IPv6" } else { "an IPv4" };
-            let problem = format!("is of another family than the advertised address {address}");
-            checker.invalid(service, first, problem, format!("{family} network, first in the list"));
-        }
+    if let (Some(address), Some(first)) = (advertise_address, service_subnets.first())
+        && address.is_ipv6() != first.addr().is_ipv6()
+    {
+        let family = if address.is_ipv6() { "an IPv6" } else { "an IPv4" };
+        let problem = format!("is of another family than the advertised address {address}");
+        checker.invalid(service, first, problem, format!("{family} network, first in the list"));
     }
 
     let pod = "networking.podSubnet";
@@ -308,10 +308,10 @@ fn subnets(field: &str, list: &str, minimum: u128, checker: &mut Checker<'_>) ->
             *subnet = subnet.trunc();
         }
         // RFC 3879
-        if let IpNet::V6(v6) = subnet {
-            if v6.addr().segments()[0] & 0xffc0 == 0xfec0 {
-                checker.warn(format!("{field}: {subnet} is site-local, which RFC 3879 has deprecated"));
-            }
+        if let IpNet::V6(v6) = subnet
+            && v6.addr().segments()[0] & 0xffc0 == 0xfec0
+        {
+            checker.warn(format!("{field}: {subnet} is site-local, which RFC 3879 has deprecated"));
         }
     }
     subnets

@@ -104,6 +104,7 @@ pub(super) struct ApiServer {
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
+#[allow(clippy::struct_field_names)] // kubeadm's
 pub(super) struct ControlPlaneComponent {
     pub(super) extra_args: Option<Vec<Arg>>,
     pub(super) extra_envs: Option<Vec<EnvVar>>,

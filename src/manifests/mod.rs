@@ -90,14 +90,9 @@ fn quote(text: String, _: tera::Kwargs, _: &tera::State<'_>) -> String {
 
 /// JSON with those characters escaped too that YAML does not allow. They can stand only within strings.
 fn escape(json: &str) -> String {
-    json.chars().fold(String::with_capacity(json.len()), |mut escaped, c| {
-        if c.is_control() || matches!(c, '\u{feff}' | '\u{2028}' | '\u{2029}' | '\u{fffe}' | '\u{ffff}') {
-            escaped += &format!("\\u{:04x}", u32::from(c));
-        } else {
-            escaped.push(c);
-        }
-        escaped
-    })
+    let forbidden =
+        |c: char| c.is_control() || matches!(c, '\u{feff}' | '\u{2028}' | '\u{2029}' | '\u{fffe}' | '\u{ffff}');
+    json.chars().map(|c| if forbidden(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() }).collect()
 }
 
 /// What the templates name.

@@ -121,7 +121,12 @@ pub struct Report {
 impl Report {
     /// Whether it may go on.
     pub fn passed(&self) -> bool {
-        self.findings.iter().all(|finding| finding.level != Level::Error)
+        self.errors() == 0
+    }
+
+    /// How many findings are errors.
+    pub fn errors(&self) -> usize {
+        self.findings.iter().filter(|finding| finding.level == Level::Error).count()
     }
 
     fn of(checks: Vec<Check>, ignored: &Ignored, images_to_pull: Vec<String>) -> Self {

@@ -36,13 +36,13 @@ pub const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 /// Bound of requests that only look. They take milliseconds; on a disk that is busy, seconds.
 const LOOK: Duration = Duration::from_secs(10);
 /// Bound of requests that change something (kubelet: `runtimeRequestTimeout`, 2 minutes).
-const CHANGE: Duration = Duration::from_secs(120);
+const CHANGE: Duration = Duration::from_mins(2);
 /// A pull without any progress for this long has failed (dockershim: `--image-pull-progress-deadline`, 1 minute).
-const PULL_PROGRESS: Duration = Duration::from_secs(60);
+const PULL_PROGRESS: Duration = Duration::from_mins(1);
 /// After SIGKILL a process is gone at once, unless it hangs in the kernel.
 const KILL: Duration = Duration::from_secs(10);
 /// Bound given to the HTTP client where the bounds above apply; it counts whole seconds up to the response's head.
-const UNBOUNDED: Duration = Duration::from_secs(24 * 60 * 60);
+const UNBOUNDED: Duration = Duration::from_hours(24);
 /// How often to look again where the engine offers nothing to wait for.
 const POLL: Duration = Duration::from_millis(20);
 /// Containers inspected at the same time by one `list`.

@@ -158,7 +158,7 @@ impl Lab for FakeLab {
         let program = match exec {
             Exec::Fail7 => Program::default().answers_exec(7, "hello\n"),
             Exec::WriteMuch => Program::default().answers_exec(0, "x".repeat(20_000)),
-            Exec::Hang => Program::default().exec_takes(Duration::from_secs(60)),
+            Exec::Hang => Program::default().exec_takes(Duration::from_mins(1)),
         };
         self.fake.set_program("exec", program);
         Vec::new()

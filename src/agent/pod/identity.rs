@@ -35,7 +35,14 @@ pub fn hash(metadata: &ObjectMeta, spec: &PodSpec, node: &str, origin: &str) -> 
     let mut text = String::new();
     write_canonical(&identity, &mut text);
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest.as_ref()[..16])
+}
+
+/// Lower-case hexadecimal digits.
+pub(in crate::agent) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn prune(value: &mut Value) {

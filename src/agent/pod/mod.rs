@@ -33,6 +33,9 @@ pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 /// Annotation: when this agent first saw the pod. Added where a pod is published, it is no part of the identity.
 pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
 
+/// How long a pod without start-up and liveness probe may take until it answers.
+pub const DEFAULT_BUDGET: Duration = Duration::from_mins(5);
+
 /// Why a manifest is not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PodError {
@@ -119,7 +122,11 @@ impl StaticPod {
             return Err(PodError::Kind { kind, api_version });
         }
         quantities_to_strings(&mut tree);
-        let pod: Pod = serde_json::from_value(tree.clone()).map_err(|error| PodError::Parse(error.to_string()))?;
+        let pod: Pod = serde_json::from_value(tree.clone()).map_err(|error| {
+            // Once more from the text, for an error that names the line.
+            let placed = yaml::manifest::<Pod>(text.as_bytes()).err().map(|error| error.to_string());
+            PodError::Parse(placed.unwrap_or_else(|| error.to_string()))
+        })?;
         warnings.extend(unknown_fields(&tree, &serde_json::to_value(&pod).unwrap_or_default()));
         let mut pod = Self::from_pod(pod, origin, node)?;
         warnings.append(&mut pod.warnings);
@@ -216,7 +223,7 @@ impl StaticPod {
     }
 
     /// How long the pod may take from the start of its containers until it answers: the longest start-up probe of its
-    /// containers (or liveness probe, where there is none), and 5 minutes where there is neither.
+    /// containers (or liveness probe, where there is none), and [`DEFAULT_BUDGET`] where there is neither.
     pub fn start_up_budget(&self) -> Duration {
         self.containers()
             .iter()
@@ -227,7 +234,7 @@ impl StaticPod {
                 Duration::from_secs(u64::try_from(whole).unwrap_or(0))
             })
             .max()
-            .unwrap_or(Duration::from_mins(5))
+            .unwrap_or(DEFAULT_BUDGET)
     }
 
     /// The API object, without status.
@@ -457,7 +464,8 @@ spec:
         assert!(error("kind: Pod\napiVersion: v1\nspec: {containers: []}").contains("metadata.name"));
         assert!(error("").contains("cannot be parsed"));
         assert!(error("a: [").contains("cannot be parsed"));
-        assert!(error(&WEB.replace("path: /livez", "path: 5")).contains("cannot be parsed"));
+        let wrong_type = error(&WEB.replace("path: /livez", "path: 5"));
+        assert!(wrong_type.contains("line 14"), "{wrong_type}");
         assert!(error("kind: Pod\napiVersion: v1\nmetadata: {name: a}\n").contains("no containers"));
     }
 
@@ -465,6 +473,57 @@ spec:
     fn unknown_fields_are_dropped_with_a_warning() {
         let pod = pod(&WEB.replace("  hostNetwork: true\n", "  hostNetwork: true\n  hostnetwork: true\n"));
         assert_eq!(pod.warnings, ["unknown field `spec.hostnetwork` is ignored"]);
+    }
+
+    #[test]
+    fn what_kubeadm_writes_is_accepted_without_a_word() {
+        let pod = pod("
+apiVersion: v1
+kind: Pod
+metadata:
+  annotations: {kubeadm.kubernetes.io/etcd.advertise-client-urls: 'https://192.0.2.2:2379'}
+  creationTimestamp: null
+  labels: {component: etcd, tier: control-plane}
+  name: etcd
+  namespace: kube-system
+spec:
+  containers:
+  - command: [etcd, '--name=node']
+    image: registry.k8s.io/etcd:3.7.0-0
+    imagePullPolicy: IfNotPresent
+    livenessProbe:
+      failureThreshold: 8
+      httpGet: {host: 127.0.0.1, path: /livez, port: probe-port, scheme: HTTP}
+      initialDelaySeconds: 10
+      periodSeconds: 10
+      timeoutSeconds: 15
+    name: etcd
+    ports: [{containerPort: 2381, name: probe-port, protocol: TCP}]
+    readinessProbe:
+      failureThreshold: 3
+      httpGet: {host: 127.0.0.1, path: /readyz, port: probe-port, scheme: HTTP}
+      periodSeconds: 1
+      timeoutSeconds: 15
+    resources: {requests: {cpu: 100m, memory: 100Mi}}
+    startupProbe:
+      failureThreshold: 24
+      httpGet: {host: 127.0.0.1, path: /readyz, port: probe-port, scheme: HTTP}
+      initialDelaySeconds: 10
+      periodSeconds: 10
+      timeoutSeconds: 15
+    volumeMounts: [{mountPath: /var/lib/etcd, name: etcd-data}]
+  hostNetwork: true
+  priority: 2000001000
+  priorityClassName: system-node-critical
+  securityContext: {seccompProfile: {type: RuntimeDefault}}
+  volumes:
+  - hostPath: {path: /var/lib/etcd, type: DirectoryOrCreate}
+    name: etcd-data
+status: {}
+");
+        assert_eq!(pod.warnings, Vec::<String>::new());
+        assert!(!pod.needs_sandbox());
+        assert_eq!(pod.start_up_budget(), Duration::from_secs(250));
     }
 
     fn named(name: &str, after: &str) -> StaticPod {

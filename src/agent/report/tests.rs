@@ -1,1 +1,171 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
+use super::super::pod::tests::pod as read;
+use super::super::probe::Health;
+use super::super::step::Waiting;
+use super::*;
+use crate::runtime::labels;
+
+const NOW: i64 = 1_800_000_000;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(NOW + seconds).unwrap()
+}
+
+fn snapshot(states: &[(u32, State)]) -> Snapshot {
+    let pod = Arc::new(read(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver, namespace: kube-system}\nspec:\n  hostNetwork: true\n  \
+         containers: [{name: kube-apiserver, image: 'k:1', readinessProbe: {tcpSocket: {port: 1}}}]\n",
+    ));
+    let containers: BTreeMap<_, _> = states
+        .iter()
+        .map(|(attempt, state)| {
+            let labels = [
+                (labels::POD_UID, pod.uid.clone()),
+                (labels::SPEC_HASH, pod.hash.clone()),
+                (labels::CONTAINER_NAME, "kube-apiserver".to_owned()),
+                (labels::RESTART_COUNT, attempt.to_string()),
+            ];
+            let container = Container {
+                id: format!("id{attempt}"),
+                name: String::new(),
+                labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
+                image: "k:1".into(),
+                image_id: "sha256:1".into(),
+                state: state.clone(),
+                created_at: at(0),
+                ip: None,
+                log_path: None,
+            };
+            (container.id.clone(), container)
+        })
+        .collect();
+    Snapshot {
+        key: pod.key.clone(),
+        pod: Some(pod),
+        seen: at(0),
+        containers,
+        health: BTreeMap::new(),
+        waiting: BTreeMap::new(),
+        last_words: BTreeMap::new(),
+        remarks: Vec::new(),
+        doing: None,
+    }
+}
+
+fn running() -> State {
+    State::Running { pid: 42, started_at: at(0) }
+}
+
+fn ended(exit_code: i64) -> State {
+    State::Exited(Termination {
+        exit_code,
+        oom_killed: false,
+        error: String::new(),
+        started_at: at(0),
+        finished_at: at(1),
+    })
+}
+
+fn wait(snapshot: &mut Snapshot, reason: &'static str, message: &str, until: Option<i64>) {
+    let waiting = Waiting { reason, message: message.into(), until: until.map(at) };
+    snapshot.waiting.insert("kube-apiserver".into(), waiting);
+}
+
+fn message_of(snapshot: &Snapshot) -> String {
+    summary(snapshot, at(2)).message.expect("it is not well")
+}
+
+#[test]
+fn a_pod_that_is_well_says_nothing() {
+    let mut snapshot = snapshot(&[(0, running())]);
+    let health = Health { started: true, ready: true, ..Health::default() };
+    snapshot.health.insert("id0".into(), health);
+    let summary = summary(&snapshot, at(2));
+    assert!(summary.ready);
+    assert_eq!((summary.phase.as_str(), summary.message), ("Running", None));
+    assert_eq!(summary.containers[0].pid, Some(42));
+}
+
+#[test]
+fn a_crash_loop_is_told_in_one_line() {
+    let mut snapshot = snapshot(&[(1, ended(1)), (2, ended(1))]);
+    wait(&mut snapshot, "CrashLoopBackOff", "back-off 20s", Some(22));
+    snapshot.last_words.insert("id2".into(), "bind: address already in use".into());
+    assert_eq!(
+        message_of(&snapshot),
+        "kube-apiserver crashed 3 times, last exit code 1: bind: address already in use; restarts in 20 s"
+    );
+    let summary = summary(&snapshot, at(2));
+    assert_eq!((summary.phase.as_str(), summary.containers[0].state.as_str()), ("Running", "waiting"));
+}
+
+#[test]
+fn every_other_trouble_has_its_line() {
+    let mut held = snapshot(&[(0, State::Created { error: None })]);
+    wait(&mut held, "ContainerCreating", "waits for etcd-node (connection refused)", None);
+    assert_eq!(message_of(&held), "waits for etcd-node (connection refused)");
+
+    let mut pull = snapshot(&[]);
+    wait(&mut pull, "ImagePullBackOff", "cannot pull image `k:1`: no route", Some(12));
+    assert_eq!(message_of(&pull), "cannot pull image `k:1`: no route; tried again in 10 s");
+
+    let mut never = snapshot(&[]);
+    wait(&mut never, "ErrImageNeverPull", "", Some(12));
+    assert!(message_of(&never).starts_with("image k:1 is not present"));
+
+    let mut unready = snapshot(&[(0, running())]);
+    let failed = "readiness probe failed: GET https://127.0.0.1:6443/readyz: 500".to_owned();
+    unready.health.insert("id0".into(), Health { started: true, message: Some(failed), ..Health::default() });
+    assert_eq!(message_of(&unready), "kube-apiserver: readiness probe failed: GET https://127.0.0.1:6443/readyz: 500");
+
+    let start = snapshot(&[(0, State::Created { error: Some("exec: not found".into()) })]);
+    assert!(message_of(&start).contains("exec: not found"));
+
+    let mut oom = snapshot(&[(0, ended(137))]);
+    if let Some(Container { state: State::Exited(end), .. }) = oom.containers.get_mut("id0") {
+        end.oom_killed = true;
+    }
+    wait(&mut oom, "CrashLoopBackOff", "", Some(12));
+    assert!(message_of(&oom).contains("killed for lack of memory"));
+
+    let mut gone = snapshot(&[(0, running())]);
+    gone.pod = None;
+    assert!(message_of(&gone).contains("is being removed"));
+}
+
+#[test]
+fn the_api_object_has_a_kubelets_status() {
+    let mut snapshot = snapshot(&[(0, ended(1)), (1, running())]);
+    snapshot.health.insert("id1".into(), Health { started: true, ready: true, ..Health::default() });
+    let node = Node {
+        name: "node".into(),
+        address: "192.0.2.2".parse().unwrap(),
+        memory: 1,
+        cpus: 1,
+        dns: crate::runtime::Dns::default(),
+        may_protect_from_oom: true,
+    };
+    let pod = pod(&snapshot, &node).unwrap();
+    let status = pod.status.unwrap();
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert_eq!((status.pod_ip.as_deref(), status.qos_class.as_deref()), (Some("192.0.2.2"), Some("BestEffort")));
+    let conditions = status.conditions.unwrap();
+    assert!(conditions.iter().all(|condition| condition.status == "True"), "{conditions:#?}");
+    let container = &status.container_statuses.unwrap()[0];
+    assert_eq!((container.restart_count, container.ready, container.started), (1, true, Some(true)));
+    assert_eq!(container.container_id.as_deref(), Some("docker://id1"));
+    let last = container.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!((last.exit_code, last.reason.as_deref()), (1, Some("Error")));
+    assert!(pod.metadata.annotations.unwrap().contains_key(CONFIG_SEEN));
+}
+
+#[test]
+fn the_wait_is_rounded_up() {
+    let mut snapshot = snapshot(&[(0, ended(1))]);
+    wait(&mut snapshot, "CrashLoopBackOff", "", Some(10));
+    let now = at(2).checked_add(Duration::from_millis(400)).unwrap();
+    assert!(summary(&snapshot, now).message.unwrap().ends_with("restarts in 8 s"));
+}

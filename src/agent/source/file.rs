@@ -30,9 +30,8 @@ use crate::agent::pod::{PodKey, StaticPod};
 use crate::agent::status::Rejection;
 use crate::clock::Clock;
 use crate::fsx::{self, FsError};
+use crate::yaml;
 
-/// Largest manifest (kubelet: `maxConfigLength`).
-const MAX_SIZE: u64 = 10 << 20;
 /// How long events that do not end a write are collected.
 const COALESCE: Duration = Duration::from_millis(100);
 /// How soon a directory that is away is looked for again.
@@ -256,7 +255,7 @@ impl Reader {
         };
         if let Some(previous) = previous.clone().filter(|previous| previous.text == text && !previous.text.is_empty()) {
             // A reading error in between is over.
-            let reason = previous.reason.filter(|_| !previous.good.as_ref().is_some_and(|pod| pod.manifest == text));
+            let reason = previous.reason.filter(|_| previous.good.as_ref().is_none_or(|pod| pod.manifest != text));
             self.files.insert(path, File { reason, ..previous });
             return;
         }
@@ -293,7 +292,7 @@ fn list(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
 
 fn read_limited(path: &Path) -> Result<String, String> {
     let size = fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?.len();
-    if size > MAX_SIZE {
+    if size > yaml::MAX_MANIFEST_BYTES as u64 {
         return Err(format!("is larger than 10 MiB ({size} bytes)"));
     }
     let bytes = fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;

@@ -1,1 +1,192 @@
+use super::super::pod::tests::pod;
+use super::*;
 
+fn node(may_protect_from_oom: bool) -> Node {
+    Node {
+        name: "Node-1".into(),
+        address: "192.0.2.2".parse().unwrap(),
+        memory: 24 << 30,
+        cpus: 2,
+        dns: Dns { servers: vec!["10.0.0.1".into()], searches: vec!["lan".into()], options: vec!["ndots:1".into()] },
+        may_protect_from_oom,
+    }
+}
+
+fn translated(spec: &str, of: &str) -> Result<ContainerSpec, TranslateError> {
+    let pod = pod_of(spec, of);
+    let volumes = [("v".to_owned(), PathBuf::from("/host/v"))].into();
+    let node = node(true);
+    let sandbox = pod.needs_sandbox().then_some("sandbox-id");
+    let pod_ip = Some("172.17.0.2".parse().unwrap());
+    let context =
+        Context { agent_id: "agent", node: &node, sandbox, pod_ip, volumes: &volumes, image_user: Some("nobody") };
+    container(&pod, &pod.containers()[0], 3, &context)
+}
+
+fn pod_of(spec: &str, of: &str) -> StaticPod {
+    pod(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, labels: {{app: x}}}}\nspec:\n  \
+         volumes: [{{name: v, hostPath: {{path: /host/v}}}}]\n  {spec}\n  containers:\n  - name: c\n    image: 'i:1'\n    {of}\n"
+    ))
+}
+
+fn spec(spec: &str, container: &str) -> ContainerSpec {
+    translated(spec, container).unwrap()
+}
+
+const HOST: &str = "hostNetwork: true";
+
+#[test]
+fn a_control_plane_pod_becomes_one_container_on_the_host() {
+    let spec = spec(
+        "hostNetwork: true\n  priorityClassName: system-node-critical\n  securityContext: {seccompProfile: {type: RuntimeDefault}}",
+        "command: [kube-apiserver, --secure-port=6443]\n    resources: {requests: {cpu: 250m}}\n    \
+         volumeMounts: [{name: v, mountPath: /etc/kubernetes/pki, readOnly: true}]",
+    );
+    assert!(spec.name.starts_with("k8s_c_web-node-1_default_") && spec.name.ends_with("_3"), "{}", spec.name);
+    assert_eq!((spec.network.as_str(), spec.uts.as_str(), spec.ipc.as_str()), ("host", "host", ""));
+    assert_eq!(spec.entrypoint, ["kube-apiserver", "--secure-port=6443"]);
+    assert_eq!(spec.resources, Resources { cpu_shares: 256, ..Resources::default() });
+    assert_eq!(spec.oom_score_adj, Some(-997));
+    assert_eq!(spec.security_options, Vec::<String>::new());
+    assert_eq!((spec.log_max_size, spec.log_max_files), (10 << 20, 5));
+    let mount = &spec.mounts[0];
+    assert_eq!((mount.target.as_str(), mount.read_only), ("/etc/kubernetes/pki", true));
+    assert_eq!(spec.labels[labels::RESTART_COUNT], "3");
+    assert_eq!(spec.labels[labels::AGENT], "agent");
+    assert_eq!(spec.labels[GRACE_LABEL], "30");
+    assert!(!spec.labels.contains_key("io.kubernetes.docker.type"), "cri-dockerd would claim it");
+}
+
+#[test]
+fn env_is_expanded_in_the_order_of_declaration() {
+    let spec = spec(
+        HOST,
+        "env: [{name: A, value: a}, {name: B, value: '$(A)$(C)$$(A)'}, {name: C, value: c}]\n    command: [x, '$(B) $(NOPE) $']",
+    );
+    assert_eq!(spec.env, ["A=a", "B=a$(C)$(A)", "C=c"]);
+    assert_eq!(spec.entrypoint, ["x", "a$(C)$(A) $(NOPE) $"]);
+}
+
+#[test]
+fn fields_and_resources_can_be_referred_to() {
+    let fields = [
+        ("metadata.name", "web-node-1"),
+        ("metadata.namespace", "default"),
+        ("metadata.labels['app']", "x"),
+        ("spec.nodeName", "Node-1"),
+        ("status.hostIP", "192.0.2.2"),
+        ("status.podIP", "172.17.0.2"),
+    ];
+    for (path, value) in fields {
+        let env = format!("env: [{{name: A, valueFrom: {{fieldRef: {{fieldPath: \"{path}\"}}}}}}]");
+        assert_eq!(spec(HOST, &env).env, [format!("A={value}")], "{path}");
+    }
+    let resources = "resources: {limits: {memory: 64Mi}, requests: {cpu: 1500m}}";
+    for (reference, value) in [
+        ("resource: limits.memory", "67108864"),
+        ("resource: limits.memory, divisor: 1Mi", "64"),
+        ("resource: requests.cpu", "2"),
+        ("resource: requests.cpu, divisor: 1m", "1500"),
+        ("resource: limits.cpu", "2"),
+    ] {
+        let env = format!("{resources}\n    env: [{{name: A, valueFrom: {{resourceFieldRef: {{{reference}}}}}}}]");
+        assert_eq!(spec(HOST, &env).env, [format!("A={value}")], "{reference}");
+    }
+    let unknown = "env: [{name: A, valueFrom: {fieldRef: {fieldPath: spec.nope}}}]";
+    assert!(matches!(translated(HOST, unknown), Err(TranslateError::Reference { .. })));
+}
+
+#[test]
+fn resources_become_shares_quota_and_memory() {
+    for (resources, shares, quota, memory) in [
+        ("{}", 2, 0, 0),
+        ("{requests: {cpu: 100m}}", 102, 0, 0),
+        ("{limits: {cpu: 500m, memory: 64Mi}}", 512, 50_000, 64 << 20),
+        ("{limits: {cpu: 1m}}", 2, 1000, 0),
+        ("{requests: {cpu: 1k}}", 262_144, 0, 0),
+    ] {
+        let resources = spec(HOST, &format!("resources: {resources}")).resources;
+        assert_eq!((resources.cpu_shares, resources.cpu_quota, resources.memory), (shares, quota, memory));
+    }
+}
+
+#[test]
+fn the_oom_score_follows_class_and_quality_of_service() {
+    for (pod, resources, score, class) in [
+        ("", "{}", 1000, "BestEffort"),
+        ("", "{requests: {memory: 32Mi}}", 999, "Burstable"),
+        ("", "{requests: {memory: 12Gi}}", 500, "Burstable"),
+        ("", "{limits: {cpu: 1, memory: 1Gi}}", -997, "Guaranteed"),
+        ("\n  priorityClassName: system-node-critical", "{}", -997, "BestEffort"),
+    ] {
+        let (pod, resources) = (format!("{HOST}{pod}"), format!("resources: {resources}"));
+        assert_eq!(spec(&pod, &resources).oom_score_adj, Some(score), "{resources}");
+        assert_eq!(qos_class(&pod_of(&pod, &resources)), class);
+    }
+    assert_eq!(allowed(-997, &node(false)), None, "runc would fail");
+    assert_eq!(allowed(999, &node(false)), Some(999));
+}
+
+#[test]
+fn security_of_the_container_comes_before_that_of_the_pod() {
+    let spec = spec(
+        "hostNetwork: true\n  securityContext: {runAsUser: 1, runAsGroup: 2, supplementalGroups: [3], fsGroup: 4, seccompProfile: {type: RuntimeDefault}}",
+        "securityContext: {runAsUser: 5, privileged: true, readOnlyRootFilesystem: true, capabilities: {add: [NET_ADMIN], drop: [ALL]}, seccompProfile: {type: Unconfined}}",
+    );
+    assert_eq!(spec.user.as_deref(), Some("5:2"));
+    assert_eq!(spec.groups, ["3", "4"]);
+    assert!(spec.privileged && spec.read_only);
+    assert_eq!((spec.capabilities_add, spec.capabilities_drop), (vec!["NET_ADMIN".into()], vec!["ALL".into()]));
+    assert_eq!(spec.security_options, ["seccomp=unconfined"]);
+    let other = self::spec(HOST, "securityContext: {allowPrivilegeEscalation: false}");
+    assert_eq!(other.security_options, ["no-new-privileges", "seccomp=unconfined"]);
+}
+
+#[test]
+fn who_must_not_be_root_is_not_started_as_root() {
+    let with = |user: &str| translated(HOST, &format!("securityContext: {{runAsNonRoot: true{user}}}"));
+    assert!(with(", runAsUser: 5").is_ok());
+    assert_eq!(with(", runAsUser: 0"), Err(TranslateError::Root("user `0`".into())));
+    assert_eq!(with(""), Err(TranslateError::Root("user `nobody`".into())), "a name may be anybody");
+    assert_eq!(translated(HOST, "securityContext: {runAsGroup: 5}"), Err(TranslateError::GroupWithoutUser));
+}
+
+#[test]
+fn others_join_a_sandbox_that_has_the_ports_the_name_and_the_addresses() {
+    let text = "shareProcessNamespace: true\n  hostAliases: [{ip: 10.0.0.9, hostnames: [a, b]}]\n  \
+                dnsPolicy: None\n  dnsConfig: {nameservers: [1.1.1.1], options: [{name: ndots, value: '5'}]}\n  \
+                securityContext: {sysctls: [{name: net/ipv4/tcp_syncookies, value: '1'}]}";
+    let ports = "ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 81}]";
+    let joined = spec(text, ports);
+    assert_eq!(joined.network, "container:sandbox-id");
+    assert_eq!((joined.ipc.as_str(), joined.pid.as_str()), ("container:sandbox-id", "container:sandbox-id"));
+    assert!(
+        joined.ports.is_empty() && joined.hostname.is_empty() && joined.dns.is_none() && joined.extra_hosts.is_empty()
+    );
+
+    let node = node(true);
+    let volumes = BTreeMap::new();
+    let context =
+        Context { agent_id: "agent", node: &node, sandbox: None, pod_ip: None, volumes: &volumes, image_user: None };
+    let sandbox = sandbox(&pod_of(text, ports), "pause:1", 0, &context).unwrap();
+    assert!(sandbox.name.starts_with("k8s_POD_web-node-1_default_"));
+    assert_eq!((sandbox.network.as_str(), sandbox.ipc.as_str()), ("default", "shareable"));
+    assert_eq!(sandbox.hostname, "web-node-1");
+    assert_eq!(sandbox.extra_hosts, ["a:10.0.0.9", "b:10.0.0.9"]);
+    assert_eq!(sandbox.sysctls["net.ipv4.tcp_syncookies"], "1");
+    assert_eq!(sandbox.ports.len(), 1, "only what has a hostPort");
+    assert_eq!((sandbox.ports[0].host_port, sandbox.ports[0].protocol.as_str()), (8080, "tcp"));
+    let dns = sandbox.dns.unwrap();
+    assert_eq!((dns.servers, dns.options), (vec!["1.1.1.1".to_owned()], vec!["ndots:5".to_owned()]));
+    assert_eq!(sandbox.oom_score_adj, Some(-998));
+}
+
+#[test]
+fn dns_settings_are_added_to_the_hosts() {
+    let dns = spec("hostNetwork: true\n  dnsConfig: {nameservers: [1.1.1.1], searches: [x], options: [{name: ndots, value: '5'}, {name: rotate}]}", "").dns.unwrap();
+    assert_eq!(dns.servers, ["10.0.0.1", "1.1.1.1"]);
+    assert_eq!(dns.searches, ["lan", "x"]);
+    assert_eq!(dns.options, ["ndots:5", "rotate"]);
+    assert_eq!(spec(HOST, "").dns, None, "the runtime copies the host's");
+}

@@ -27,7 +27,7 @@ fn evidence() -> Evidence {
         .to_vec();
     Evidence {
         now: at("2026-11-21T08:00:00Z"),
-        waited: Duration::from_secs(240),
+        waited: Duration::from_mins(4),
         runtime: Ok(()),
         agent: Ok(AgentStatus {
             node_name: "master".into(),

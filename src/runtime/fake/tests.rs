@@ -40,7 +40,7 @@ async fn a_stop_takes_as_long_as_the_program_but_not_longer_than_the_grace() {
     let cases = [
         (Program::default(), 0, 0),
         (Program::default().stops_after(Duration::from_secs(2), 5), 2, 5),
-        (Program::default().stops_after(Duration::from_secs(60), 5), 30, KILLED),
+        (Program::default().stops_after(Duration::from_mins(1), 5), 30, KILLED),
         (Program::default().ignores_stop(), 30, KILLED),
     ];
     for (program, seconds, code) in cases {

@@ -1,0 +1,353 @@
+//! `init`: plan, check the host, get the images, perform the plan.
+//!
+//! # Guarantees
+//! - Nothing is locked or written before it is known that something is to be done and that the host is ready for it.
+//! - The plan that is performed was made under the lock.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+
+use crate::apply::autopsy::{self, Autopsy};
+use crate::apply::{self, ApplyError, Goal, Host, Outcome};
+use crate::config::{self, Cluster};
+use crate::error::Hint;
+use crate::fsx::{self, FsError, Lock};
+use crate::journal::{Creation, JournalError, Ledger, Record};
+use crate::layout::Layout;
+use crate::manifests::{self, Manifest, ManifestError};
+use crate::pki;
+use crate::plan::{self, Desired, Inventory, Item, Live, Plan, Refusal, Skip};
+use crate::preflight::{self, ImageProgress, ImagePullError, Ownership, PreflightError};
+use crate::release::Component;
+use crate::runtime::Runtime;
+use crate::service::{self, ServiceError};
+use crate::takedown;
+
+/// What is asked of `init`.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The configuration.
+    pub cluster: &'a Cluster,
+    /// Phases to leave out.
+    pub skip: Skip,
+    /// Preflight checks whose errors are only warnings.
+    pub ignored: &'a [String],
+    /// How the engine is reached, as `DOCKER_HOST` writes it.
+    pub engine_address: &'a str,
+}
+
+/// `init` did not reach its goal.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FsError),
+    /// The journal cannot be read or written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A manifest could not be rendered.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// Whether the agent runs could not be found out.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// Something stands in the way; all of it.
+    #[error("{}", lines(.0))]
+    Refused(Vec<Refusal>),
+    /// The host could not be checked.
+    #[error(transparent)]
+    Unchecked(#[from] PreflightError),
+    /// The host is not ready.
+    #[error("{} preflight checks failed; nothing was changed", .0.errors())]
+    NotReady(preflight::Report),
+    /// Another plinth is at work.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// An image could not be had.
+    #[error(transparent)]
+    Image(#[from] ImagePullError),
+    /// The plan could not be performed.
+    #[error(transparent)]
+    Apply(ApplyError),
+    /// The components did not become healthy in time.
+    #[error("the control plane did not become healthy within {} s", after.as_secs())]
+    Unhealthy {
+        /// How long was waited.
+        after: Duration,
+        /// Why.
+        autopsy: Box<Autopsy>,
+    },
+}
+
+impl Hint for InitError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Refused(refusals) => {
+                let mut hints: Vec<String> = Vec::new();
+                for hint in refusals.iter().flat_map(Hint::hints) {
+                    if !hints.contains(&hint) {
+                        hints.push(hint);
+                    }
+                }
+                hints
+            }
+            Self::Unchecked(error) => error.hints(),
+            Self::NotReady(_) => vec!["--ignore-preflight-errors=NAME,… goes on in spite of an error".to_owned()],
+            Self::Busy(error) => error.hints(),
+            Self::Image(error) => error.hints(),
+            Self::Unhealthy { .. } => vec![
+                "mend the cause and run the same command again; or `plinth reset` to take everything away".to_owned(),
+            ],
+            Self::File(_) | Self::Journal(_) | Self::Manifest(_) | Self::Service(_) | Self::Apply(_) => Vec::new(),
+        }
+    }
+}
+
+/// Another command changes this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("another plinth is at work on this host{}", holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+pub struct Busy {
+    /// Its process id.
+    pub holder: Option<i32>,
+}
+
+impl Hint for Busy {
+    fn hints(&self) -> Vec<String> {
+        vec!["wait until it is done, and run the same command again".to_owned()]
+    }
+}
+
+fn lines(refusals: &[Refusal]) -> String {
+    refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// The lock of the one command that changes the host; makes the state directory.
+pub fn lock(layout: &Layout) -> Result<Result<Lock, Busy>, FsError> {
+    fsx::create_directories(&layout.state(), 0o700)?;
+    Ok(Lock::try_take(&layout.lock())?.map_err(|holder| Busy { holder }))
+}
+
+/// One `init`.
+pub struct Init<'a, R> {
+    request: Request<'a>,
+    host: Host<'a, R>,
+    config: String,
+    manifests: Vec<Manifest>,
+    inventory: Inventory,
+}
+
+impl<'a, R: Runtime> Init<'a, R> {
+    /// Renders what the configuration gives.
+    pub fn new(request: Request<'a>, host: Host<'a, R>) -> Result<Self, InitError> {
+        let Request { cluster, .. } = request;
+        let manifests = Component::ALL
+            .into_iter()
+            .map(|component| manifests::render(cluster, component, host.layout))
+            .collect::<Result<_, _>>()?;
+        let inventory = Inventory::of(cluster, host.layout);
+        Ok(Self { config: config::to_wire_yaml(cluster), manifests, inventory, request, host })
+    }
+
+    /// The configuration in kubeadm's format.
+    pub fn config(&self) -> &str {
+        &self.config
+    }
+
+    /// The static pods.
+    pub fn manifests(&self) -> &[Manifest] {
+        &self.manifests
+    }
+
+    /// The file of a credential that has only one, e.g. of `kubeconfig/admin`.
+    pub fn file_of(&self, item: Item) -> Option<&PathBuf> {
+        self.inventory.entry(item)?.files.first().map(|file| &file.path)
+    }
+
+    /// What is to be done on this host as it is now.
+    pub async fn plan(&self) -> Result<Plan, InitError> {
+        let ledger = self.host.journal.ledger()?;
+        self.plan_from(&ledger).await
+    }
+
+    /// Checks the host, takes the lock, gets the images and does what is to be done. `interrupt` ends it wherever
+    /// something is waited for.
+    pub async fn perform(&self, interrupt: impl Future<Output = ()>) -> Result<Outcome, InitError> {
+        self.preflight().await?;
+        let _lock = lock(self.host.layout)??;
+        let wait_and_act = async {
+            self.pull_images().await?;
+            // What was seen before the lock may have changed.
+            let ledger = self.host.journal.ledger()?;
+            let plan = self.plan_from(&ledger).await?;
+            match apply::perform(&plan, &self.goal(), &self.host, &ledger).await {
+                Ok(outcome) => Ok(outcome),
+                Err(ApplyError::Unhealthy { after, unhealthy }) => {
+                    let evidence = autopsy::gather(&self.goal(), &self.host, after, &unhealthy).await;
+                    Err(InitError::Unhealthy { after, autopsy: Box::new(autopsy::diagnose(&evidence)) })
+                }
+                Err(error) => Err(InitError::Apply(error)),
+            }
+        };
+        tokio::select! {
+            outcome = wait_and_act => outcome,
+            () = interrupt => Err(InitError::Apply(ApplyError::Interrupted)),
+        }
+    }
+
+    fn goal(&self) -> Goal<'_> {
+        Goal {
+            cluster: self.request.cluster,
+            config: &self.config,
+            manifests: &self.manifests,
+            inventory: &self.inventory,
+        }
+    }
+
+    async fn plan_from(&self, ledger: &Ledger) -> Result<Plan, InitError> {
+        let Host { layout, clock, .. } = self.host;
+        let live = self.live(ledger).await?;
+        let observed = plan::observe(self.request.cluster, layout, &self.inventory, ledger, live, clock.now())?;
+        let desired = Desired {
+            config: &self.config,
+            manifests: &self.manifests,
+            credentials: self.inventory.credentials(),
+            etcd_data: layout.below_root(&self.request.cluster.etcd.data_dir),
+        };
+        let plan = plan::compute(&desired, &observed).map_err(InitError::Refused)?;
+        Ok(plan.without(&self.request.skip))
+    }
+
+    /// What runs. Components are asked for their health only where an agent could run them.
+    async fn live(&self, ledger: &Ledger) -> Result<Live, InitError> {
+        let Host { layout, runtime, .. } = self.host;
+        let agent_runs = service::running(layout)?.is_some();
+        let has_containers = match takedown::agent_id(layout)? {
+            // A runtime that is away is for preflight to report; what the journal knows is good enough here.
+            Some(id) => match runtime.list(&id).await {
+                Ok(containers) => !containers.is_empty(),
+                Err(_) => !ledger.containers().is_empty(),
+            },
+            None => false,
+        };
+        let not_asked = || Component::ALL.map(|component| (component, "not asked".to_owned())).into();
+        let unhealthy = match apply::checkers(&self.goal(), layout) {
+            Ok(checkers) if agent_runs => {
+                let checks = checkers.iter().map(async |checker| (checker.component(), checker.check().await));
+                let answers = join_all(checks).await;
+                answers.into_iter().filter_map(|(one, answer)| Some((one, answer.err()?.to_string()))).collect()
+            }
+            // Without an agent nothing is healthy for long, and without credentials nobody can be asked.
+            _ => not_asked(),
+        };
+        Ok(Live { agent_runs, has_containers, unhealthy })
+    }
+
+    async fn preflight(&self) -> Result<(), InitError> {
+        let Host { layout, runtime, clock, printer, journal, .. } = self.host;
+        if self.request.skip.covers("preflight") {
+            return Ok(());
+        }
+        let ledger = journal.ledger()?;
+        let context = preflight::Context {
+            cluster: self.request.cluster,
+            layout,
+            runtime,
+            engine_address: self.request.engine_address,
+            owned: &Ownership { container_ids: ledger.containers(), paths: ledger.paths() },
+            clock,
+            not_before: &self.not_before(),
+        };
+        let phase = printer.phase("preflight");
+        let report = Box::pin(preflight::run(&context, self.request.ignored)).await?;
+        for finding in &report.findings {
+            let hint = if finding.hint.is_empty() { String::new() } else { format!("\n    {}", finding.hint) };
+            printer.line(&format!("{finding}{hint}"));
+        }
+        if report.passed() {
+            phase.done("this host is ready");
+            Ok(())
+        } else {
+            phase.failed("this host is not ready");
+            Err(InitError::NotReady(report))
+        }
+    }
+
+    /// Certificates that are there already with the start of their validity.
+    fn not_before(&self) -> Vec<(PathBuf, Timestamp)> {
+        let files = self.inventory.entries().iter().flat_map(|entry| &entry.files);
+        files
+            .filter(|file| file.path.extension().is_some_and(|extension| extension == "crt"))
+            .filter_map(|file| {
+                let pem = fsx::read(&file.path).ok()?;
+                let info = pki::inspect(&file.path.display().to_string(), &pem).ok()?;
+                Some((file.path.clone(), info.not_before))
+            })
+            .collect()
+    }
+
+    /// Gets the images that are missing. One that cannot be had is left to the agent where the user ignores that.
+    async fn pull_images(&self) -> Result<(), InitError> {
+        let Host { runtime, journal, printer, .. } = self.host;
+        let mut missing = Vec::new();
+        for image in Component::ALL.map(|component| self.request.cluster.image(component)) {
+            if matches!(runtime.image(&image).await, Ok(None)) {
+                missing.push(image);
+            }
+        }
+        if missing.is_empty() || self.request.skip.covers("preflight") {
+            return Ok(());
+        }
+        let intents = missing.iter().map(|reference| Creation::Image { reference: reference.clone() });
+        journal.append(&intents.map(|what| Record::Make { what }).collect::<Vec<_>>())?;
+
+        let phase = printer.phase("preflight");
+        let transfers = Mutex::new(BTreeMap::new());
+        let progress = |step: ImageProgress<'_>| {
+            let mut transfers = transfers.lock().unwrap_or_else(PoisonError::into_inner);
+            match step {
+                ImageProgress::Present(_) => {}
+                ImageProgress::Pulling(image, pull) => {
+                    let (transfer, layers) = transfers
+                        .entry(image.to_owned())
+                        .or_insert_with(|| (phase.transfer(image), BTreeMap::<String, (u64, u64)>::new()));
+                    if let Some(bytes) = pull.bytes {
+                        layers.insert(pull.layer, bytes);
+                        let (done, total) = layers.values().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+                        transfer.update(done, total);
+                    }
+                }
+                ImageProgress::Pulled(image) => {
+                    if let Some((transfer, _)) = transfers.remove(image) {
+                        transfer.done();
+                    }
+                }
+            }
+        };
+        let result = preflight::ensure_images(runtime, &missing, &progress).await;
+        drop(transfers);
+        match result {
+            Ok(_) => {
+                phase.done("the images are here");
+                Ok(())
+            }
+            Err(error) => {
+                phase.failed("an image is missing");
+                if self.ignores(preflight::IMAGE_PULL) {
+                    printer.warning(&error.to_string());
+                    Ok(())
+                } else {
+                    Err(error.into())
+                }
+            }
+        }
+    }
+
+    fn ignores(&self, check: &str) -> bool {
+        self.request.ignored.iter().any(|name| name.eq_ignore_ascii_case(check) || name == "all")
+    }
+}
