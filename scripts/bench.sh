@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Measures plinth beside what the same host does without it, in one sandbox.
 #
-#   scripts/bench.sh [--quick] [--rounds N] [--gate] [-o text|json] [--binary PATH]
+#   scripts/bench.sh [--quick] [--rounds N] [--only PARTS] [--gate] [-o text|json]
+#                    [--binary PATH]
 #
 # Prints a table: figure, median with minimum and maximum, the floor (plain
 # Docker doing the same, measured in the same run), ratio, goal, met or not.
-#   --quick        2 rounds and a shorter look at the idle agent, about 2 minutes
+#   --quick        2 rounds and a shorter look at the idle agent, about 3 minutes
 #   --rounds N     5 unless given, about 8 minutes
+#   --only PARTS   of agent, pods and crashes only these; init, its rerun and
+#                  reset are always measured
 #   --gate         exit 1 when a goal is missed
 #   -o json        the same as JSON, with every sample
 #   --binary PATH  measure this plinth; else the release build is made first
@@ -23,7 +26,7 @@ main() {
         case $1 in
         -h | --help) help "${BASH_SOURCE[0]}" ;;
         --quick | --gate) arguments+=("$1") ;;
-        --rounds | -o)
+        --rounds | --only | -o)
             [[ $# -gt 1 ]] || usage
             arguments+=("$1" "$2")
             shift
@@ -48,7 +51,7 @@ main() {
 }
 
 usage() {
-    echo "usage: $0 [--quick] [--rounds N] [--gate] [-o text|json] [--binary PATH]" >&2
+    echo "usage: $0 [--quick] [--rounds N] [--only PARTS] [--gate] [-o text|json] [--binary PATH]" >&2
     exit 2
 }
 

@@ -1,4 +1,4 @@
-"""The figures: what each one is, how it is sampled, and what it should be.
+"""The figures: what each one is and how it is sampled.
 
 One round is one fresh control plane, and one plain one beside it:
     plinth init → init again → idle → pods → crashes → plinth reset → the same four containers by docker run
@@ -7,6 +7,7 @@ One round is one fresh control plane, and one plain one beside it:
 import json
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import time
@@ -14,9 +15,11 @@ import time
 import host
 from host import KUBERNETES, BenchError, ControlPlane, new_process, pids, program, run, timed
 
-BUSYBOX = "plinth.test/busybox:1"
+BUSYBOX = "plinth-test/busybox:1"
 MANIFESTS = KUBERNETES / "manifests"
 ETCD_DATA = pathlib.Path("/var/lib/etcd")
+PARTS = ("agent", "pods", "crashes")
+"""Parts of a round that can be left out."""
 PODS = 4
 """Pods measured per round, and containers beside them."""
 
@@ -24,8 +27,8 @@ PODS = 4
 class Bench:
     """Collects samples, in seconds, bytes or shares of a core."""
 
-    def __init__(self, plinth, idle, scratch):
-        self.plinth, self.idle, self.scratch = plinth, idle, pathlib.Path(scratch)
+    def __init__(self, plinth, idle, scratch, only):
+        self.plinth, self.idle, self.scratch, self.only = plinth, idle, pathlib.Path(scratch), only
         self.samples = {}
         self.floors = {}
         self.serial = 0
@@ -36,13 +39,16 @@ class Bench:
     def round(self):
         self.init()
         self.add("no-op init", timed(self.plinth, "init"))
-        self.agent()
-        for _ in range(PODS):
-            self.pod()
-            self.container()
-        for component in ControlPlane.COMPONENTS:
-            self.crash(component)
-        self.crash_of_a_container()
+        if "agent" in self.only:
+            self.agent()
+        if "pods" in self.only:
+            for _ in range(PODS):
+                self.pod()
+                self.container()
+        if "crashes" in self.only:
+            for component in ControlPlane.COMPONENTS:
+                self.crash(component)
+            self.crash_of_a_container()
         plain = self.keep()
         settle()
         self.add("reset", timed(self.plinth, "reset", "--force"))
@@ -52,7 +58,7 @@ class Bench:
         """From the start of the command until the last component is healthy as seen from outside; and until the
         command ends, which is after it has made the RBAC binding and its record."""
         settle()
-        start = time.monotonic()
+        spent, start = children_cpu_seconds(), time.monotonic()
         with open(self.scratch / "init.log", "w", encoding="utf-8") as log:
             command = subprocess.Popen([self.plinth, "init"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             times = ControlPlane().await_healthy()
@@ -63,6 +69,7 @@ class Bench:
         self.add("init", max(times.values()) - start)
         for component, at in times.items():
             self.add(f"init: {component}", at - start)
+        self.add("init: CPU", children_cpu_seconds() - spent + host.cpu_seconds(self.agent_pid()))
 
     def floor(self, plain):
         """The same four containers by plain `docker run`, with the certificates of the round ready: etcd and API
@@ -103,11 +110,15 @@ class Bench:
         containers = host.inspect(host.container_ids())
         return {container["Config"]["Labels"].get("io.kubernetes.container.name"): container for container in containers}
 
-    def agent(self):
-        """Memory and CPU of the agent with the four pods and nothing else to do."""
+    def agent_pid(self):
         pid = host.process(lambda argv: argv[:2] == [self.plinth, "agent"])
         if pid is None:
             raise BenchError("no agent runs")
+        return pid
+
+    def agent(self):
+        """Memory and CPU of the agent with the four pods and nothing else to do."""
+        pid = self.agent_pid()
         time.sleep(5)
         before, start = host.cpu_seconds(pid), time.monotonic()
         time.sleep(self.idle)
@@ -188,6 +199,12 @@ class Bench:
 def docker_run(argv):
     command = ["docker", "run", "--detach", "--net", "host", BUSYBOX, *argv]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+
+
+def children_cpu_seconds():
+    """CPU time of all commands that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def settle():

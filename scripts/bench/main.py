@@ -19,7 +19,7 @@ class Row:
         self.figure, self.title, self.unit, self.goal, self.ratio_goal = figure, title, unit, goal, ratio_goal
 
     def result(self, samples, floors):
-        values, floor = samples.get(self.figure), floors.get(self.figure)
+        values, floor = samples[self.figure], floors.get(self.figure)
         median = statistics.median(values)
         ratio = median / statistics.median(floor) if floor else None
         met = None
@@ -47,6 +47,7 @@ def rows():
     for component in ControlPlane.COMPONENTS:
         yield Row(f"init: {component}", f"  {component} healthy")
     yield Row("init: exit", "  init exits")
+    yield Row("init: CPU", "  CPU time of init and agent")
     yield Row("no-op init", "init again, nothing to do", goal=1.0)
     yield Row("crash", "SIGKILL → new process, any component", goal=0.25)
     for component in ControlPlane.COMPONENTS:
@@ -101,12 +102,14 @@ def main():
     parser.add_argument("--binary", required=True)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--only", type=lambda text: text.split(","), default=figures.PARTS)
     parser.add_argument("--gate", action="store_true")
     parser.add_argument("-o", dest="output", choices=("text", "json"), default="text")
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.quick else 5)
     os.environ["CI"] = "1"
-    bench = figures.Bench(options.binary, 10 if options.quick else 30, os.environ["PLINTH_SANDBOX_DIR"])
+    idle = 10 if options.quick else 30
+    bench = figures.Bench(options.binary, idle, os.environ["PLINTH_SANDBOX_DIR"], options.only)
     bench.add("binary", os.path.getsize(options.binary))
     try:
         for number in range(1, rounds + 1):
@@ -115,7 +118,8 @@ def main():
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
-    results = [row.result(bench.samples, bench.floors) for row in rows()]
+    measured = (row for row in rows() if row.figure in bench.samples)
+    results = [row.result(bench.samples, bench.floors) for row in measured]
     if options.output == "json":
         print(json.dumps({"rounds": rounds, "figures": results}, indent=2))
     else:
