@@ -255,6 +255,13 @@ struct Hub<R> {
     listed: bool,
 }
 
+/// Whether the runtime answered all the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connection {
+    New,
+    Kept,
+}
+
 struct Handle {
     wanted: watch::Sender<Wanted>,
     messages: mpsc::UnboundedSender<Message>,
@@ -290,7 +297,7 @@ impl<R: Runtime> Hub<R> {
                         None => break self.lost("its events ended"),
                     },
                     () = self.shared.board.lost.notified() => break,
-                    _ = relist.tick() => if !self.list().await { break },
+                    _ = relist.tick() => if !self.list(Connection::Kept).await { break },
                     more = published.recv() => match more {
                         Some(published) => self.take(published),
                         None => return,
@@ -316,7 +323,7 @@ impl<R: Runtime> Hub<R> {
                     }
                 }
             });
-            if self.list().await {
+            if self.list(Connection::New).await {
                 return (receiver, pump);
             }
             sleep(pause).await;
@@ -331,7 +338,7 @@ impl<R: Runtime> Hub<R> {
     }
 
     /// Lists all containers and hands them out; `false` when the runtime does not answer.
-    async fn list(&mut self) -> bool {
+    async fn list(&mut self, connection: Connection) -> bool {
         let containers = match self.shared.runtime.list(&self.shared.agent_id).await {
             Ok(containers) => containers,
             Err(error) => {
@@ -350,7 +357,10 @@ impl<R: Runtime> Hub<R> {
         }
         self.listed = true;
         for (key, handle) in &self.workers {
-            // A worker that is just ending does not need it.
+            // A worker that is just ending needs neither.
+            if connection == Connection::New {
+                let _ = handle.messages.send(Message::Reconnected);
+            }
             let _ = handle.messages.send(Message::Listed(by_pod.remove(key).unwrap_or_default()));
         }
         self.assign(by_pod);
@@ -434,7 +444,7 @@ impl<R: Runtime> Hub<R> {
     async fn route(&mut self, event: &Event) {
         let Some(handle) = self.uids.get(&event.pod_uid).and_then(|key| self.workers.get(key)) else {
             // Ours by its label, but of no pod that we know.
-            self.list().await;
+            self.list(Connection::Kept).await;
             return;
         };
         // A worker that is just ending does not need it.

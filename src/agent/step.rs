@@ -171,6 +171,11 @@ impl PodState {
         self.pulled.remove(container);
     }
 
+    /// The next restart of each container is at once, as its first one.
+    pub fn forgive(&mut self) {
+        self.crashes.clear();
+    }
+
     /// `container` was started or stopped.
     pub fn succeeded(&mut self, container: &str) {
         self.failures.remove(container);

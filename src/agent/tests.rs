@@ -254,6 +254,23 @@ async fn a_runtime_that_was_away_finds_only_the_dead_restarted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_ends_with_the_runtime_is_restarted_with_it_and_without_back_off() {
+    let host = Host::started();
+    host.write("a", &pod("a", "i:1", ""));
+    host.until_running(&["c_a-node_default"]).await;
+    for _ in 0..3 {
+        host.fake.go_away();
+        host.fake.kill(&host.fake.running()[0], 137);
+        sleep(Duration::from_secs(5)).await;
+        host.fake.come_back();
+        let back = Instant::now();
+        host.until("it runs again", |host| host.fake.running().len() == 1).await;
+        assert!(Instant::now() - back < Duration::from_secs(5));
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_foreign_container_is_never_touched() {
     let host = Host::started();
     let labels =

@@ -89,6 +89,8 @@ pub enum Message {
     Look(String, EventKind),
     /// The pod's containers in a fresh list; the runtime answers.
     Listed(Vec<Container>),
+    /// The runtime answers after it was away; a list follows. What ended meanwhile did not crash by itself.
+    Reconnected,
 }
 
 /// The task of one pod name.
@@ -514,6 +516,7 @@ impl<R: Runtime> Worker<R> {
                         ids.insert(id);
                     }
                 }
+                Message::Reconnected => self.state.forgive(),
                 Message::Listed(list) => {
                     self.away = false;
                     let differs = |c: &Container| self.containers.get(&c.id).is_none_or(|known| known.state != c.state);

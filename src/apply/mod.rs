@@ -34,7 +34,7 @@ use crate::pki::PkiError;
 use crate::plan::{self, Inventory, Kind, Plan, Step};
 use crate::release::Component;
 use crate::runtime::{Runtime, RuntimeError};
-use crate::service::{AgentCommand, Manager, ServiceError};
+use crate::service::{self, AgentCommand, Manager, ServiceError};
 use crate::takedown::{self, TakedownError};
 use crate::ui::Printer;
 
@@ -88,6 +88,8 @@ pub struct Outcome {
     pub healthy: Vec<HealthyAfter>,
     /// Number of the generation that was recorded.
     pub generation: Option<u32>,
+    /// The line that starts the agent at boot, where the host's init system has to run it.
+    pub start_at_boot: Option<String>,
 }
 
 /// A component that became healthy.
@@ -175,7 +177,7 @@ pub async fn perform<R: Runtime>(
                 performed = steps.iter().take_while(is_file).count();
                 files::write(&steps[..performed], goal, host)?;
             }
-            Step::StartAgent => agent = start_agent(host).await?,
+            Step::StartAgent => (agent, outcome.start_at_boot) = start_agent(host).await?,
             Step::Wait => outcome.healthy = wait(goal, host, agent.as_mut()).await?,
             Step::BindClusterAdmins => bind_cluster_admins(goal, host).await?,
             Step::Commit => outcome.generation = Some(commit(goal, host, ledger)?),
@@ -277,24 +279,26 @@ fn set_aside<R>(path: &std::path::Path, host: &Host<'_, R>) -> Result<(), ApplyE
     Ok(())
 }
 
-async fn start_agent<R>(host: &Host<'_, R>) -> Result<Option<Child>, ApplyError> {
+/// The process, if it is a child of ours, and the line that starts it at boot.
+async fn start_agent<R>(host: &Host<'_, R>) -> Result<(Option<Child>, Option<String>), ApplyError> {
     let phase = host.printer.phase("agent-start");
-    let (child, how) = match &host.launch {
+    let (started, how) = match &host.launch {
         Launch::Service { manager, command } => {
-            let child = manager.start(command, host.layout).await?;
+            let command = service::install(command, host.layout)?;
+            let child = manager.start(&command, host.layout).await?;
             let how = match manager {
                 Manager::Systemd => "started the agent as plinth-agent.service",
                 Manager::Detached => "started the agent as a process of its own session",
             };
-            (child, how)
+            ((child, manager.boot_line(&command)), how)
         }
         Launch::Foreground(begin) => {
             begin.notify_one();
-            (None, "started the agent in this process")
+            ((None, None), "started the agent in this process")
         }
     };
     phase.done(how);
-    Ok(child)
+    Ok(started)
 }
 
 /// The health endpoints of the four components, and how to ask them.

@@ -129,10 +129,6 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
         let command = agent_command(context, &loaded.cluster)?;
         (Launch::Service { manager: Manager::detect(layout), command }, None)
     };
-    let boot_line = match &launch {
-        Launch::Service { manager, command } => manager.boot_line(command),
-        Launch::Foreground(_) => None,
-    };
     let request = Request {
         cluster: &loaded.cluster,
         skip: Skip::parse(&loaded.skip_phases).map_err(Failure::usage)?,
@@ -164,7 +160,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
         None => performed.await,
     };
     let outcome = outcome.map_err(|error| failure(error, printer))?;
-    report(&init, &outcome, &loaded.cluster, boot_line, printer)?;
+    report(&init, &outcome, &loaded.cluster, printer)?;
     match agent {
         Some(agent) => agent.stay().await,
         None => Ok(Exit::Done),
@@ -276,7 +272,6 @@ fn report<R: Runtime>(
     init: &Init<'_, R>,
     outcome: &apply::Outcome,
     cluster: &Cluster,
-    boot_line: Option<String>,
     printer: &Printer,
 ) -> Result<(), Failure> {
     let admin = init.file_of("kubeconfig/admin").map(|path| path.display().to_string()).unwrap_or_default();
@@ -287,12 +282,14 @@ fn report<R: Runtime>(
         "kubeconfig": admin,
         "healthy": outcome.healthy,
         "generation": outcome.generation,
-        "startAtBoot": boot_line,
+        "startAtBoot": outcome.start_at_boot,
     });
     let waited = outcome.generation.is_some() || !outcome.healthy.is_empty();
     printer.result(&value, || {
         let state = if waited { "is healthy" } else { "was set up and not waited for" };
-        let boot = boot_line
+        let boot = outcome
+            .start_at_boot
+            .as_ref()
             .map(|line| format!("\n\nNo systemd here: let the init system of this host run this at boot:\n\n  {line}"));
         format!(
             "\nYour Kubernetes {version} control plane {state}.\n\n\

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::phase::INIT;
 use super::{Credential, Item};
-use crate::config::Cluster;
+use crate::config::{Cluster, KeyAlgorithm};
 use crate::layout::Layout;
 use crate::{kubeconfig, pki};
 
@@ -17,6 +17,7 @@ const KEY_MODE: u32 = 0o600;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inventory {
     entries: Vec<Entry>,
+    algorithm: KeyAlgorithm,
 }
 
 /// One credential.
@@ -87,12 +88,17 @@ impl Inventory {
                 kind: Kind::Kubeconfig(spec),
             });
         }
-        Self { entries }
+        Self { entries, algorithm: cluster.certificates.algorithm }
     }
 
     /// All entries, authorities before what they sign.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// Algorithm of new keys.
+    pub fn algorithm(&self) -> KeyAlgorithm {
+        self.algorithm
     }
 
     /// The entry of `item`.

@@ -7,14 +7,14 @@ use jiff::Timestamp;
 
 use super::inventory::{Entry, Inventory, Kind};
 use super::{EtcdData, Found, FoundManifest, Item, Observed, Standing};
-use crate::config::Cluster;
+use crate::config::{Cluster, KeyAlgorithm};
 use crate::error::Hint;
 use crate::fsx::{self, FsError};
 use crate::journal::{Creation, Ledger, Operation};
 use crate::kubeconfig;
 use crate::layout::Layout;
 use crate::manifests;
-use crate::pki::{self, Authority};
+use crate::pki::{self, Authority, CertificateInfo};
 use crate::release::Component;
 
 /// Name of the effective configuration in a generation's directory.
@@ -99,8 +99,10 @@ fn credentials(inventory: &Inventory, ledger: &Ledger, now: Timestamp) -> Result
             continue;
         }
         let ours = entry.files.iter().any(|file| ledger.has_file(&file.path));
-        let checked = check(entry, &contents, &authorities, now).and_then(|Usable { can_sign, stale }| match stale {
-            // Of an unfinished init with other flags. Once an init has succeeded, a kubeconfig is people's to edit.
+        let checked = check(entry, &contents, &authorities, inventory.algorithm(), now);
+        let checked = checked.and_then(|Usable { can_sign, stale }| match stale {
+            // Of an unfinished init with other flags. Once an init has succeeded, a kubeconfig is people's to edit, and
+            // keys keep their algorithm until they are renewed.
             Some(reason) if ours && ledger.committed.is_none() => Err(Wrong { reason, hints: Vec::new() }),
             _ => Ok(can_sign),
         });
@@ -145,8 +147,13 @@ fn check(
     entry: &Entry,
     contents: &[Option<Vec<u8>>],
     authorities: &BTreeMap<Item, Authority>,
+    algorithm: KeyAlgorithm,
     now: Timestamp,
 ) -> Result<Usable, Wrong> {
+    let other_algorithm = |info: &CertificateInfo| {
+        let (found, wanted) = (&info.algorithm, algorithm.name());
+        (found != wanted).then(|| format!("its key is {found}, not {wanted}"))
+    };
     let missing = |index: usize| {
         let path = &entry.files[index].path;
         let other = &entry.files[1 - index].path;
@@ -164,12 +171,12 @@ fn check(
     };
     match (&entry.kind, contents) {
         (Kind::Certificate(spec), [Some(certificate), key]) if spec.is_authority() => {
-            let can_sign = Authority::load(spec, certificate, key.as_deref(), now)?.can_sign();
-            Ok(Usable { can_sign, stale: None })
+            let authority = Authority::load(spec, certificate, key.as_deref(), now)?;
+            Ok(Usable { can_sign: authority.can_sign(), stale: other_algorithm(authority.info()) })
         }
         (Kind::Certificate(spec), [Some(certificate), Some(key)]) => {
-            pki::check_leaf(spec, certificate, key, authority()?, now)?;
-            Ok(Usable::default())
+            let info = pki::check_leaf(spec, certificate, key, authority()?, now)?;
+            Ok(Usable { can_sign: false, stale: other_algorithm(&info) })
         }
         (Kind::ServiceAccount, [Some(public), Some(private)]) => {
             pki::check_service_account(private, public)?;
@@ -177,8 +184,8 @@ fn check(
         }
         (Kind::Kubeconfig(spec), [Some(text)]) => {
             let info = kubeconfig::check(&String::from_utf8_lossy(text), spec, authority()?, now)?;
-            let stale = info.other_server.map(|server| format!("its server is {server}, not {}", spec.server));
-            Ok(Usable { can_sign: false, stale })
+            let other_server = info.other_server.map(|server| format!("its server is {server}, not {}", spec.server));
+            Ok(Usable { can_sign: false, stale: other_server.or_else(|| other_algorithm(&info.certificate)) })
         }
         (_, [Some(_), _]) => Err(missing(1)),
         _ => Err(missing(0)),

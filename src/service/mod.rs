@@ -142,6 +142,28 @@ pub fn running(layout: &Layout) -> Result<Option<i32>, ServiceError> {
     Ok(Lock::holder(&layout.agent_lock())?)
 }
 
+/// Makes sure that plinth is where a boot finds it, `/usr/local/bin/plinth`, and returns the command line with that
+/// path. Builds and downloads are run from anywhere and cleared away; the agent must outlive them.
+///
+/// On a host whose `/usr/local/bin` cannot be written, `command` stays as it is.
+pub fn install(command: &AgentCommand, layout: &Layout) -> Result<AgentCommand, ServiceError> {
+    let installed = layout.binary();
+    if command.program != installed {
+        let program = fsx::read(&command.program)?;
+        let directory = installed.parent().unwrap_or(Path::new("/"));
+        let written =
+            fsx::create_directories(directory, 0o755).and_then(|_| fsx::write_if_changed(&installed, &program, 0o755));
+        if let Err(error) = written {
+            if error.source.kind() == std::io::ErrorKind::ReadOnlyFilesystem {
+                tracing::warn!(%error, "the agent runs from where plinth is");
+                return Ok(command.clone());
+            }
+            return Err(error.into());
+        }
+    }
+    Ok(AgentCommand { program: installed, arguments: command.arguments.clone() })
+}
+
 /// Whether the unit that plinth made starts the agent at boot; also where plinth made none, so that whoever supervises
 /// the agent otherwise is left alone.
 pub fn starts_at_boot(layout: &Layout, ledger: &Ledger) -> bool {
@@ -247,6 +269,21 @@ mod tests {
         assert_eq!(Manager::detect(&layout), Manager::Detached);
         std::fs::create_dir_all(root.path().join("run/systemd/system")).unwrap();
         assert_eq!(Manager::detect(&layout), Manager::Systemd);
+    }
+
+    #[test]
+    fn the_agent_runs_from_where_a_boot_finds_it() {
+        let (root, layout) = layout();
+        let build = root.path().join("build");
+        std::fs::write(&build, "one").unwrap();
+        let command = AgentCommand { program: build.clone(), arguments: vec!["agent".into()] };
+        for content in ["one", "two"] {
+            std::fs::write(&build, content).unwrap();
+            let installed = install(&command, &layout).unwrap();
+            assert_eq!(installed, AgentCommand { program: layout.binary(), arguments: vec!["agent".into()] });
+            assert_eq!(std::fs::read_to_string(layout.binary()).unwrap(), content);
+            assert_eq!(install(&installed, &layout).unwrap(), installed);
+        }
     }
 
     #[tokio::test]
