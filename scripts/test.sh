@@ -75,9 +75,9 @@ section_unit() {
 
 section_e2e() {
     scripts/sandbox.sh --prepare
-    # One after the other: the figures that they assert are of a machine that
-    # does nothing else.
-    cargo test --locked --release --tests --no-fail-fast -- --ignored --test-threads=1
+    # Two beside each other; one that asserts figures waits until it is alone.
+    PLINTH_REQUIRE_DOCKER=1 \
+        cargo test --locked --release --tests --no-fail-fast -- --ignored --test-threads=2
 }
 
 main "$@"

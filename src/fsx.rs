@@ -42,18 +42,31 @@ pub enum Written {
     Unchanged,
 }
 
-/// Replaces `path` by `content` with `mode`: a temporary dot file in the same directory, synced, renamed over.
+/// Replaces `path` by `content` with `mode`: a [`temporary`] file in the same directory, synced, renamed over. Two must
+/// not write the same file at once.
 ///
-/// The name starts with a dot, so that readers of a manifests directory never see it.
+/// The temporary name starts with a dot, so that readers of a manifests directory never see it.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     prepare(path, content, mode)?.persist(path).map_err(|error| FsError::of("rename into place", path)(error.error))?;
     sync_directory(parent(path)?)
 }
 
+/// Where the content of `path` is until it is whole. The name follows from that of the file: what a writer that was
+/// killed left is overwritten by the next one, and found by whoever knows of the file.
+pub fn temporary(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".plinth-new");
+    path.with_file_name(name)
+}
+
 /// A synced temporary file beside `path` with its final content and mode.
 fn prepare(path: &Path, content: &[u8], mode: u32) -> Result<tempfile::NamedTempFile> {
+    let temporary = temporary(path);
+    remove_file(&temporary)?;
     let mut file = tempfile::Builder::new()
-        .prefix(".plinth-")
+        .prefix(temporary.file_name().unwrap_or_default())
+        .rand_bytes(0)
         .permissions(Permissions::from_mode(mode))
         .tempfile_in(parent(path)?)
         .map_err(FsError::of("create a temporary file beside", path))?;
@@ -309,6 +322,16 @@ mod tests {
         write_atomic(&path, b"two", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(mode(&path), 0o600);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        fs::write(temporary(&path), "hal").unwrap();
+        write_atomic(&path, b"whole", 0o600).unwrap();
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"whole".to_vec(), 0o600));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

@@ -250,7 +250,8 @@ impl<'a, R: Runtime> Init<'a, R> {
             // Without an agent nothing is healthy for long, and without credentials nobody can be asked.
             _ => not_asked(),
         };
-        Ok(Live { agent_runs, has_containers, unhealthy })
+        let agent_starts_at_boot = service::starts_at_boot(layout, ledger);
+        Ok(Live { agent_runs, agent_starts_at_boot, has_containers, unhealthy })
     }
 
     async fn preflight(&self) -> Result<(), InitError> {

@@ -173,7 +173,8 @@ fn depth(creation: &Creation) -> (usize, bool) {
 
 fn remove(creation: &Creation) -> Result<(), FsError> {
     match creation {
-        Creation::File { path } => fsx::remove_file(path).map(drop),
+        // With what a writer that was killed left beside it, which may be a key.
+        Creation::File { path } => fsx::remove_file(&fsx::temporary(path)).and(fsx::remove_file(path)).map(drop),
         Creation::Directory { path } => fsx::remove_empty_directory(path).map(drop),
         Creation::Tree { path } => fsx::empty_directory(path),
         // Containers are gone by now, images have their own turn, and the unit was disabled with the agent.
@@ -345,6 +346,17 @@ mod tests {
         assert!(report.is_complete() && report.left.is_empty(), "{report:?}");
         assert!(report.removed.contains(&fixture.path("etc/kubernetes/pki/ca.key").display().to_string()));
         assert!(!fixture.path("etc").exists() && !fixture.layout.state().exists());
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_writer_left_goes_with_its_file() {
+        let fixture = fixture();
+        fixture.make("etc/kubernetes/pki/ca.key");
+        let key = fixture.path("etc/kubernetes/pki/ca.key");
+        std::fs::rename(&key, fsx::temporary(&key)).unwrap();
+        let report = fixture.reset(Options::default(), &[]).await;
+        assert!(report.is_complete() && report.left.is_empty(), "{report:?}");
+        assert!(!fixture.path("etc").exists());
     }
 
     #[tokio::test]

@@ -80,7 +80,11 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
             .filter_map(|pod| Some(format!("{}: {}", pod.name, pod.message.as_ref()?)));
         problems.extend(unwell);
     }
-    let standing = plan::standing(layout, &Journal::of(layout).ledger()?)?;
+    let ledger = Journal::of(layout).ledger()?;
+    if !service::starts_at_boot(layout, &ledger) {
+        problems.push(format!("{} does not start at boot; `plinth init` enables it", service::UNIT));
+    }
+    let standing = plan::standing(layout, &ledger)?;
     let cluster = match &standing {
         Standing::Committed { config } => {
             let file = ConfigFile { name: "the stored configuration", text: config };

@@ -69,6 +69,8 @@ pub struct Observed {
     pub etcd_data: EtcdData,
     /// The agent of this root runs.
     pub agent_runs: bool,
+    /// The unit of the agent, where plinth made one, starts it at boot.
+    pub agent_starts_at_boot: bool,
     /// Components that are not healthy, each with the reason.
     pub unhealthy: BTreeMap<Component, String>,
     /// Containers of ours exist.
@@ -159,7 +161,7 @@ pub enum Step {
         /// The file differs from what is wanted.
         replaces: bool,
     },
-    /// Start the agent.
+    /// Start the agent, now and at every boot.
     StartAgent,
     /// Wait until all components are healthy.
     Wait,
@@ -334,7 +336,8 @@ pub fn compute(desired: &Desired<'_>, observed: &Observed) -> Result<Plan, Vec<R
     }
 
     let changes = !issues.is_empty() || !manifests.is_empty();
-    let unhealthy = !observed.unhealthy.is_empty() || !observed.agent_runs;
+    let start_agent = !observed.agent_runs || !observed.agent_starts_at_boot;
+    let unhealthy = !observed.unhealthy.is_empty() || start_agent;
     let takes_over = !committed && (observed.agent_runs || observed.has_containers) && (changes || unhealthy);
     let mut steps = Vec::new();
     if !committed && observed.etcd_data == EtcdData::Ours && contradicts_data(&issues, &manifests) {
@@ -353,7 +356,7 @@ pub fn compute(desired: &Desired<'_>, observed: &Observed) -> Result<Plan, Vec<R
     }
     steps.extend(issues);
     steps.extend(manifests);
-    if takes_over || !observed.agent_runs {
+    if takes_over || start_agent {
         steps.push(Step::StartAgent);
     }
     if changes || unhealthy {

@@ -25,6 +25,8 @@ pub const CONFIG_FILE: &str = "config.yaml";
 pub struct Live {
     /// The agent of this root runs.
     pub agent_runs: bool,
+    /// The unit of the agent, where plinth made one, starts it at boot.
+    pub agent_starts_at_boot: bool,
     /// Containers of ours exist.
     pub has_containers: bool,
     /// Components that are not healthy, each with the reason.
@@ -46,6 +48,7 @@ pub fn observe(
         manifests: manifests(layout, ledger)?,
         etcd_data: etcd_data(&layout.below_root(&cluster.etcd.data_dir), ledger)?,
         agent_runs: live.agent_runs,
+        agent_starts_at_boot: live.agent_starts_at_boot,
         unhealthy: live.unhealthy,
         has_containers: live.has_containers,
     })

@@ -39,6 +39,7 @@ fn empty() -> Observed {
         manifests: BTreeMap::new(),
         etcd_data: EtcdData::Empty,
         agent_runs: false,
+        agent_starts_at_boot: true,
         unhealthy: BTreeMap::from([(Component::Etcd, "connection refused".to_owned())]),
         has_containers: false,
     }
@@ -55,6 +56,7 @@ fn whole(standing: Standing) -> Observed {
         manifests: [Component::Etcd, Component::KubeApiserver].map(|c| (c, manifest("new\n", true))).into(),
         etcd_data: EtcdData::Ours,
         agent_runs: true,
+        agent_starts_at_boot: true,
         unhealthy: BTreeMap::new(),
         has_containers: true,
     }
@@ -114,6 +116,13 @@ fn a_committed_host_is_repaired_where_something_is_gone() {
         plan(&observed).unwrap(),
         [Step::StartAgent, issue(LEAF), write(Component::KubeApiserver, false), Step::Wait]
     );
+}
+
+#[test]
+fn an_agent_that_a_boot_would_lose_is_started_for_good() {
+    let mut observed = whole(committed());
+    observed.agent_starts_at_boot = false;
+    assert_eq!(plan(&observed).unwrap(), [Step::StartAgent, Step::Wait]);
 }
 
 #[test]

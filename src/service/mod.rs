@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use tokio::process::Child;
 
 use crate::fsx::{self, FsError, Lock};
-use crate::journal::Creation;
+use crate::journal::{Creation, Ledger};
 use crate::layout::Layout;
 
 /// Name of the systemd unit.
@@ -52,6 +52,8 @@ pub enum ServiceError {
     Systemctl {
         /// Its arguments.
         arguments: String,
+        /// Its exit code; `None` when a signal ended it.
+        code: Option<i32>,
         /// What it printed.
         output: String,
     },
@@ -91,7 +93,7 @@ impl Manager {
     pub fn creations(self, layout: &Layout) -> Vec<Creation> {
         match self {
             Self::Systemd => {
-                vec![Creation::Unit { name: UNIT.to_owned() }, Creation::File { path: layout.unit() }]
+                vec![unit_creation(), Creation::File { path: layout.unit() }]
             }
             Self::Detached => {
                 let log = layout.agent_log();
@@ -138,6 +140,16 @@ pub async fn forget_unit() -> Result<(), ServiceError> {
 /// The process id of the agent of this root, if one runs.
 pub fn running(layout: &Layout) -> Result<Option<i32>, ServiceError> {
     Ok(Lock::holder(&layout.agent_lock())?)
+}
+
+/// Whether the unit that plinth made starts the agent at boot; also where plinth made none, so that whoever supervises
+/// the agent otherwise is left alone.
+pub fn starts_at_boot(layout: &Layout, ledger: &Ledger) -> bool {
+    !ledger.has(&unit_creation()) || systemd::is_enabled(layout)
+}
+
+fn unit_creation() -> Creation {
+    Creation::Unit { name: UNIT.to_owned() }
 }
 
 /// Leaves the terminal's session; called by the agent itself, first thing, when it was started detached.
@@ -248,6 +260,15 @@ mod tests {
         stopped.unwrap();
         exit.unwrap();
         assert_eq!(running(&layout).unwrap(), None);
+    }
+
+    #[test]
+    fn only_a_unit_of_ours_has_to_start_at_boot() {
+        let (_root, layout) = layout();
+        let mut ledger = Ledger::default();
+        assert!(starts_at_boot(&layout, &ledger));
+        ledger.insert(unit_creation());
+        assert!(!starts_at_boot(&layout, &ledger));
     }
 
     #[test]

@@ -19,6 +19,9 @@ static HISTORY: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
 /// How many of them are kept.
 const KEPT: usize = 6;
 
+/// How many lines of each output are shown.
+const SHOWN: usize = 40;
+
 /// A program that has ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Ended {
@@ -118,8 +121,12 @@ impl fmt::Display for Ended {
         };
         writeln!(f, "$ {command}: {how} after {:.2} s", took.as_secs_f64())?;
         for (name, text) in [("stdout", stdout), ("stderr", stderr)] {
-            for line in text.lines() {
+            let lines = text.lines().count();
+            for line in text.lines().take(SHOWN) {
                 writeln!(f, "  {name}: {line}")?;
+            }
+            if lines > SHOWN {
+                writeln!(f, "  {name}: … {} lines more", lines - SHOWN)?;
             }
         }
         Ok(())

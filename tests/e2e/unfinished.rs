@@ -1,4 +1,4 @@
-//! An `init` that does not come to its end.
+//! An `init` or `reset` that does not come to its end.
 
 use std::thread;
 use std::time::Duration;
@@ -10,20 +10,22 @@ use crate::command::{Ended, start};
 use crate::host::{SOON, Tree, all_running, container_ids, kubectl, plinth, plinth_command};
 use crate::sandbox::note;
 
-pub(crate) fn killed_at_any_instant_the_next_init_finishes() {
+pub(crate) fn killed_at_any_instant_the_next_one_finishes() {
     let empty = Tree::of_host();
-    for instant in [30, 80, 150, 300, 700, 1500, 3000] {
-        let killed = init_until("init", Signal::SIGKILL, instant);
+    for (init, reset) in [(30, 15), (80, 50), (150, 100), (300, 200), (700, 300), (1500, 400), (3000, 600)] {
+        let killed = until("init", Signal::SIGKILL, init);
         assert_ne!(killed.status.code(), Some(1), "{killed}");
-        finished_by("init", instant);
-        reset(&empty);
+        finished_by("init", init);
+        let killed = until("reset --force", Signal::SIGKILL, reset);
+        assert_ne!(killed.status.code(), Some(1), "{killed}");
+        reset_by_the_next(&empty);
     }
 }
 
 pub(crate) fn other_flags_take_over() {
     let empty = Tree::of_host();
     for (signal, instant) in [(Signal::SIGKILL, 100), (Signal::SIGKILL, 2000), (Signal::SIGINT, 1500)] {
-        let ended = init_until("init", signal, instant);
+        let ended = until("init", signal, instant);
         if signal == Signal::SIGINT {
             assert!(matches!(ended.status.code(), Some(0 | 1)), "{ended}");
             assert!(ended.status.success() || ended.stderr.contains("run the same command again"), "{ended}");
@@ -31,25 +33,25 @@ pub(crate) fn other_flags_take_over() {
         let other = "init --service-cidr 10.97.0.0/16 --node-name other --apiserver-bind-port 6444";
         if ended.status.success() {
             note(&format!("init was done in less than {instant} ms"));
-            reset(&empty);
+            reset_by_the_next(&empty);
             continue;
         }
         finished_by(other, instant);
         let address = kubectl("get service kubernetes -o jsonpath={.spec.clusterIP}").ok().stdout;
         assert_eq!(address, "10.97.0.1");
-        reset(&empty);
+        reset_by_the_next(&empty);
     }
 }
 
-/// Starts `init` and sends it `signal` after so many milliseconds.
-fn init_until(arguments: &str, signal: Signal, instant: u64) -> Ended {
-    let mut init = start(&mut plinth_command(arguments));
+/// Starts plinth and sends it `signal` after so many milliseconds.
+fn until(arguments: &str, signal: Signal, instant: u64) -> Ended {
+    let mut command = start(&mut plinth_command(arguments));
     thread::sleep(Duration::from_millis(instant));
     // Not after its end: somebody else may have its pid by then.
-    if init.child.try_wait().unwrap().is_none() {
-        kill(Pid::from_raw(i32::try_from(init.child.id()).unwrap()), signal).unwrap();
+    if command.child.try_wait().unwrap().is_none() {
+        kill(Pid::from_raw(i32::try_from(command.child.id()).unwrap()), signal).unwrap();
     }
-    init.end(SOON)
+    command.end(SOON)
 }
 
 fn finished_by(arguments: &str, instant: u64) {
@@ -67,7 +69,7 @@ fn finished_by(arguments: &str, instant: u64) {
     }
 }
 
-fn reset(empty: &Tree) {
+fn reset_by_the_next(empty: &Tree) {
     plinth("reset --force").ok();
     assert_eq!(empty.difference(&Tree::of_host()), Vec::<String>::new());
     assert!(container_ids().is_empty());

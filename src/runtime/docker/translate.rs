@@ -437,6 +437,23 @@ mod tests {
     }
 
     #[test]
+    fn both_cgroup_drivers_and_versions_are_told_apart() {
+        let facts = |cgroup_driver, cgroup_version| {
+            let info =
+                info(SystemInfo { cgroup_driver, cgroup_version, ..SystemInfo::default() }, SystemVersion::default());
+            (info.cgroup_driver, info.cgroup_version)
+        };
+        let (systemd, cgroupfs) = (SystemInfoCgroupDriverEnum::SYSTEMD, SystemInfoCgroupDriverEnum::CGROUPFS);
+        let [v1, v2] = [SystemInfoCgroupVersionEnum::_1, SystemInfoCgroupVersionEnum::_2];
+        assert_eq!(facts(Some(systemd), Some(v2)), (CgroupDriver::Systemd, 2));
+        assert_eq!(facts(Some(systemd), Some(v1)), (CgroupDriver::Systemd, 1));
+        assert_eq!(facts(Some(cgroupfs), Some(v2)), (CgroupDriver::Cgroupfs, 2));
+        assert_eq!(facts(Some(cgroupfs), Some(v1)), (CgroupDriver::Cgroupfs, 1));
+        assert_eq!(facts(Some(SystemInfoCgroupDriverEnum::NONE), Some(v1)), (CgroupDriver::None, 1));
+        assert_eq!(facts(None, None), (CgroupDriver::Cgroupfs, 1));
+    }
+
+    #[test]
     fn only_a_bare_name_gets_a_tag() {
         for (reference, want) in [
             ("busybox", "busybox:latest"),
