@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::{CertificateDates, ComponentEvidence, Evidence, PortOwner, disk_free};
 use crate::agent::client::AgentClient;
 use crate::agent::status::AgentStatus;
-use crate::apply::{Goal, Host};
+use crate::apply::{Goal, Host, checkers};
 use crate::config::HostFacts;
 use crate::health::Target;
 use crate::manifests::Manifest;
@@ -66,6 +67,10 @@ pub async fn gather<R: Runtime>(
             log: log.lines().map(str::to_owned).collect(),
         });
     }
+    // Who was healthy once may be so no longer: the wait does not ask again.
+    for (component, reason) in relapsed(goal, host, unhealthy).await {
+        components.iter_mut().filter(|of| of.component == component).for_each(|of| of.unhealthy = Some(reason.clone()));
+    }
     let etcd_data_dir = host.layout.below_root(&goal.cluster.etcd.data_dir);
     let mut directories = vec![etcd_data_dir.clone(), host.layout.state()];
     directories.extend(info.map(|info| info.data_root));
@@ -83,6 +88,20 @@ pub async fn gather<R: Runtime>(
         address_is_ours: HostFacts::collect([]).map_or(true, |facts| facts.has_address(goal.cluster.advertise_address)),
         etcd_data_dir,
     }
+}
+
+/// Components that are not among the `unhealthy`, and not healthy now, with the reason.
+async fn relapsed<R: Runtime>(
+    goal: &Goal<'_>,
+    host: &Host<'_, R>,
+    unhealthy: &[(Component, String)],
+) -> Vec<(Component, String)> {
+    let checkers = checkers(goal, host.layout).unwrap_or_default();
+    let answers = checkers
+        .iter()
+        .filter(|checker| !unhealthy.iter().any(|(component, _)| *component == checker.component()))
+        .map(async |checker| Some((checker.component(), checker.check().await.err()?.to_string())));
+    join_all(answers).await.into_iter().flatten().collect()
 }
 
 /// The newest container of `component`.
