@@ -44,7 +44,8 @@ build_release() {
     local start
     start=$(now)
     say "building plinth (7 minutes on 2 cores the first time, then only what changed)"
-    CARGO_TARGET_DIR=$(cargo_target) cargo build --manifest-path "$REPO/Cargo.toml" --release --locked --quiet
+    # From the repository: its .cargo/config.toml counts.
+    (cd "$REPO" && CARGO_TARGET_DIR=$(cargo_target) cargo build --release --locked --quiet)
     say "built in $(since "$start")"
 }
 
