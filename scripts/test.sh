@@ -75,9 +75,10 @@ section_unit() {
 
 section_e2e() {
     scripts/sandbox.sh --prepare
-    # Two beside each other; one that asserts figures waits until it is alone.
-    PLINTH_REQUIRE_DOCKER=1 \
-        cargo test --locked --release --tests --no-fail-fast -- --ignored --test-threads=2
+    # By name: the other test crates would be linked for minutes and have nothing to run. Two beside each other; one
+    # that asserts figures waits until it is alone.
+    PLINTH_REQUIRE_DOCKER=1 cargo test --locked --release --no-fail-fast \
+        --test e2e --test faults --test systemd -- --ignored --test-threads=2
 }
 
 main "$@"
