@@ -146,11 +146,21 @@ pub fn main() -> ExitCode {
     let exit = match run(cli.command, &context) {
         Ok(exit) => exit,
         Err(failure) => {
-            printer.error(failure.error.as_ref(), &failure.hints);
+            let hints: Vec<_> = failure.hints.into_iter().chain(needs_root(&failure.error)).collect();
+            printer.error(failure.error.as_ref(), &hints);
             failure.exit
         }
     };
     exit.into()
+}
+
+/// What to do about a file that only root may read or write.
+fn needs_root(error: &anyhow::Error) -> Option<String> {
+    let denied = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied);
+    (denied && !nix::unistd::Uid::effective().is_root()).then(|| "run it as root: sudo plinth …".to_owned())
 }
 
 fn run(command: Command, context: &Context) -> Outcome {
