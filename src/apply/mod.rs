@@ -397,14 +397,16 @@ async fn bind_cluster_admins<R>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(
     Ok(())
 }
 
-/// Keeps configuration and manifests as a new generation. The journal's record makes it count, so it comes last.
+/// Keeps configuration, manifests and what they took from the host as a new generation. The journal's record makes it count, so it comes last.
 fn commit<R>(goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger) -> Result<u32, ApplyError> {
     let generation = ledger.committed.map_or(1, |(generation, _)| generation + 1);
     let directory = plan::generation_directory(host.layout, generation);
     fsx::create_directories(&directory, 0o700)?;
     let file =
         |name: String, content: &str| fsx::NewFile { path: directory.join(name), content: content.into(), mode: 0o600 };
-    let mut files = vec![file(plan::CONFIG_FILE.to_owned(), goal.config)];
+    let seen = serde_json::to_string_pretty(&goal.cluster.host)
+        .map_err(|error| FsError::of("write", &directory.join(plan::HOST_FILE))(error.into()))?;
+    let mut files = vec![file(plan::CONFIG_FILE.to_owned(), goal.config), file(plan::HOST_FILE.to_owned(), &seen)];
     files.extend(goal.manifests.iter().map(|m| file(crate::manifests::file_name(m.component), &m.yaml)));
     fsx::write_batch(&files)?;
     host.journal.append(&[Record::Commit { generation, at: host.clock.now() }])?;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, Failure, Outcome, agent, interrupted};
 use crate::agent::AgentError;
 use crate::apply::{self, Host, Launch};
-use crate::config::{self, Cluster, ConfigFile, HostFacts, Loaded, Overrides};
+use crate::config::{self, Cluster, ConfigFile, HostFacts, HostView, Loaded, Overrides};
 use crate::error::Exit;
 use crate::init::{Init, InitError, Request};
 use crate::journal::{Journal, Ledger};
@@ -180,7 +180,10 @@ fn load(args: &Args, context: &Context, ledger: &Ledger) -> Result<Loaded, Failu
         None => stored,
     };
     let file = text.as_ref().map(|(name, text)| ConfigFile { name, text });
-    let host = HostFacts::collect(context.environment.variables.clone())?;
+    let mut host = HostFacts::collect(context.environment.variables.clone())?;
+    if let Some(HostView { ca_directories, proxy_variables }) = plan::rendered_host(&context.layout, ledger)? {
+        host = HostFacts { ca_directories, proxy_variables, ..host };
+    }
     config::load(file, &args.overrides(), &host).map_err(|errors| Failure::hinted(errors, Exit::Usage))
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::EnvVar;
+use serde::{Deserialize, Serialize};
 
 use crate::release::{Component, KubernetesVersion};
 
@@ -174,8 +175,10 @@ pub struct Timeouts {
     pub kubernetes_api_call: Duration,
 }
 
-/// What rendering needs to know of the host, looked at once, so that rendering stays pure.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What rendering needs to know of the host, looked at once, so that rendering stays pure. Kept with each generation:
+/// a rerun from another environment is no change of the control plane.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct HostView {
     /// Those of kubeadm's well-known CA directories that exist here (`/etc/pki/tls/certs`, …).
     pub ca_directories: Vec<PathBuf>,

@@ -21,7 +21,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use inventory::{CredentialFile, Entry, Inventory, Kind};
-pub use observe::{CONFIG_FILE, Live, authorities, generation_directory, manifest_path, observe, standing};
+pub use observe::{
+    CONFIG_FILE, HOST_FILE, Live, authorities, generation_directory, manifest_path, observe, rendered_host, standing,
+};
 pub use phase::{INIT, Phase, Skip, UnknownPhase};
 
 use crate::error::Hint;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::inventory::{Entry, Inventory, Kind};
 use super::{EtcdData, Found, FoundManifest, Item, Observed, Standing};
-use crate::config::{Cluster, KeyAlgorithm};
+use crate::config::{Cluster, HostView, KeyAlgorithm};
 use crate::error::Hint;
 use crate::fsx::{self, FsError};
 use crate::journal::{Creation, Ledger, Operation};
@@ -19,6 +19,9 @@ use crate::release::Component;
 
 /// Name of the effective configuration in a generation's directory.
 pub const CONFIG_FILE: &str = "config.yaml";
+
+/// Name of the [`HostView`] that a generation was rendered with, beside its configuration.
+pub const HOST_FILE: &str = "host.json";
 
 /// What runs, found out by the caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,6 +66,15 @@ pub fn standing(layout: &Layout, ledger: &Ledger) -> Result<Standing, FsError> {
         (None, Some(Operation::Init)) => Standing::Unfinished,
         (None, _) => Standing::New,
     })
+}
+
+/// What the manifests of the control plane that runs here took from the host; `None` where there is none.
+pub fn rendered_host(layout: &Layout, ledger: &Ledger) -> Result<Option<HostView>, FsError> {
+    let Some((generation, _)) = ledger.committed else { return Ok(None) };
+    let path = generation_directory(layout, generation).join(HOST_FILE);
+    let parse =
+        |text: Vec<u8>| serde_json::from_slice(&text).map_err(|error| FsError::of("parse", &path)(error.into()));
+    fsx::read_optional(&path)?.map(parse).transpose()
 }
 
 /// Where generation `number` is kept.
@@ -329,5 +341,6 @@ mod tests {
     fn a_new_host_has_no_standing() {
         let host = host();
         assert_eq!(standing(&host.layout, &host.ledger).unwrap(), Standing::New);
+        assert_eq!(rendered_host(&host.layout, &host.ledger).unwrap(), None);
     }
 }

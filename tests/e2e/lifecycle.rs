@@ -3,9 +3,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::command::run;
 use crate::host::{
     COMPONENTS, LONG, SOON, Tree, agent_pid, all_running, check, container_ids, control_plane_processes, deploys,
-    eventually, healthy, kubectl, plinth, running, service, sigkill,
+    eventually, healthy, kubectl, plinth, plinth_command, running, service, shell, sigkill,
 };
 use crate::sandbox::note;
 
@@ -22,6 +23,7 @@ pub(crate) fn from_init_to_reset_and_again() {
     deploys("second");
     a_new_agent_adopts(&boot_line(&init.stdout));
     a_rerun_changes_nothing();
+    a_rerun_from_elsewhere_changes_nothing();
     another_configuration_is_refused();
     a_missing_manifest_is_put_back();
     reset_leaves_nothing(&empty);
@@ -76,6 +78,15 @@ fn a_rerun_changes_nothing() {
     assert!(again.took < Duration::from_secs(1), "{again}");
     note(&format!("init again {:.2} s", again.took.as_secs_f64()));
     assert_eq!((container_ids(), running(), Tree::of("/etc/kubernetes"), agent_pid()), before);
+}
+
+/// What the manifests took from the host is as it was: another shell, or a package that came since, is no change.
+fn a_rerun_from_elsewhere_changes_nothing() {
+    std::fs::create_dir_all("/etc/pki/tls/certs").unwrap();
+    let mut command = plinth_command("init");
+    let again = run(command.env("HTTPS_PROXY", "http://192.0.2.8:3128"), SOON).ok();
+    assert!(again.stdout.contains("nothing is to be done"), "{again}");
+    shell("rmdir --parents --ignore-fail-on-non-empty /etc/pki/tls/certs").ok();
 }
 
 fn another_configuration_is_refused() {
