@@ -254,6 +254,22 @@ async fn a_runtime_that_was_away_finds_only_the_dead_restarted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_comes_back_before_its_successor_ran_has_its_manifest_kept_again() {
+    let host = Host::started();
+    host.write("a", &pod("a", "i:1", ""));
+    host.until_running(&["c_a-node_default"]).await;
+    host.pass(1_000).await;
+    host.fake.fail_next(Op::Create, RuntimeError::Refused { operation: "do it".into(), reason: "no".into() });
+    host.write("a", &pod("a", "i:2", ""));
+    host.until("the first version is gone", |host| host.fake.containers().is_empty()).await;
+    host.write("a", &pod("a", "i:1", ""));
+    host.until_running(&["c_a-node_default"]).await;
+    host.pass(1_000).await;
+    let uid = host.status().await.pods.remove(0).uid;
+    assert!(host.layout().pods().join(uid).join("manifest.json").exists());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_ends_with_the_runtime_is_restarted_with_it_and_without_back_off() {
     let host = Host::started();
     host.write("a", &pod("a", "i:1", ""));

@@ -249,6 +249,8 @@ impl<R: Runtime> Worker<R> {
             }
             (Action::Remove { id }, _) => ("remove", self.remove(id).await),
             (Action::Discard { uid }, _) => {
+                // The manifest goes with it, and has to be kept again if the pod comes back.
+                self.remembered.clear();
                 if let Err(error) = volume::discard(&self.shared.pods, uid) {
                     tracing::warn!(pod = %self.key, %error, "cannot remove the directory of a pod");
                 }
