@@ -24,7 +24,7 @@ use super::Ledger;
 use super::board::{Answer, Board, Snapshot};
 use super::pod::{DEFAULT_BUDGET, Order, PodKey, StaticPod};
 use super::probe::{Health, Outcome, ProbeKind, Prober, Report, Target, Watch};
-use super::source::file::remember;
+use super::source::file::{is_remembered, remember};
 use super::step::{
     Action, Observed, PodState, SANDBOX, Step, Stop, Timings, Unready, belongs_to, instances, is_running, name_of, step,
 };
@@ -249,8 +249,6 @@ impl<R: Runtime> Worker<R> {
             }
             (Action::Remove { id }, _) => ("remove", self.remove(id).await),
             (Action::Discard { uid }, _) => {
-                // The manifest goes with it, and has to be kept again if the pod comes back.
-                self.remembered.clear();
                 if let Err(error) = volume::discard(&self.shared.pods, uid) {
                     tracing::warn!(pod = %self.key, %error, "cannot remove the directory of a pod");
                 }
@@ -457,7 +455,8 @@ impl<R: Runtime> Worker<R> {
             return false;
         }
         if let Wanted::Run { pod, .. } = wanted
-            && self.remembered != pod.hash
+            // Its directory may have gone and come back since, with the pod.
+            && (self.remembered != pod.hash || !is_remembered(&self.shared.pods, pod))
             && self.containers.values().any(|container| belongs_to(container, pod))
         {
             if let Err(error) = remember(&self.shared.pods, pod) {
