@@ -344,6 +344,25 @@ async fn a_pod_waits_for_the_one_it_names() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_starts_beside_the_one_it_uses_and_comes_back_when_that_is_ready() {
+    let host = Host::started();
+    host.fake.set_program("i:1", Program::default().answers_exec(1, "not yet"));
+    host.fake.set_program("i:2", Program::default().exits_after(Duration::from_secs(1), 1));
+    let etcd = pod("etcd", "i:1", "")
+        .replace("image: 'i:1'", "image: 'i:1', readinessProbe: {initialDelaySeconds: 30, exec: {command: [ready]}}");
+    host.write("server", &pod("server", "i:2", "annotations: {plinth.dev/uses: etcd}"));
+    host.write("etcd", &etcd);
+    // The first restart is at once; the second one has to wait ten seconds.
+    host.until("it has crashed twice", |host| host.fake.count(Op::Create) == 3).await;
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(host.running(), ["c_etcd-node_default"]);
+    host.fake.set_program("i:1", Program::default().answers_exec(0, ""));
+    let before = Instant::now();
+    host.until_running(&["c_etcd-node_default", "c_server-node_default"]).await;
+    assert!(before.elapsed() < Duration::from_millis(100), "its back-off is over");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_waits_for_one_whose_worker_starts_later() {
     let host = Host::started();
     host.fake.set_program("i:2", Program::default().answers_exec(1, "not yet"));

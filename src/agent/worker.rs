@@ -82,6 +82,13 @@ pub enum Wanted {
     Keep,
 }
 
+impl Wanted {
+    /// Whether what other pods answer matters.
+    fn depends_on_others(&self) -> bool {
+        matches!(self, Self::Run { order, .. } if !(order.wait_for.is_empty() && order.uses.is_empty()))
+    }
+}
+
 /// What a worker is told between decisions.
 #[derive(Debug)]
 pub enum Message {
@@ -188,7 +195,7 @@ impl<R: Runtime> Worker<R> {
             let nap = decision.wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
-                _ = answers.changed(), if matches!(&wanted, Wanted::Run { order, .. } if !order.wait_for.is_empty()) => {}
+                _ = answers.changed(), if wanted.depends_on_others() => {}
                 message = self.messages.recv() => match message {
                     Some(message) => self.take_messages(message).await,
                     None => return,
@@ -211,7 +218,8 @@ impl<R: Runtime> Worker<R> {
             Wanted::Keep => return unchanged(),
         };
         let mut unready = Vec::new();
-        let mut dependency_ready_at = None;
+        let used = order.iter().flat_map(|order| &order.uses);
+        let mut dependency_ready_at = used.filter_map(|key| answers.get(key)?.ready_at).max();
         for key in order.iter().flat_map(|order| &order.wait_for) {
             let answer = answers.get(key);
             if let Some(at) = answer.and_then(|answer| answer.ready_at) {
