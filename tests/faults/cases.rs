@@ -191,8 +191,8 @@ pub(crate) fn killed_again_and_again() {
             thread::sleep(Duration::from_millis(300));
         }
     });
-    let arguments = config(6, "", "");
-    let found = autopsy(&arguments, 15, "crash", &["kube-apiserver", "SIGKILL"]);
+    let arguments = config(12, "", "");
+    let found = autopsy(&arguments, 30, "crash", &["kube-apiserver", "SIGKILL"]);
     assert!(found["components"][1]["restarts"].as_u64().is_some_and(|restarts| restarts >= 1), "{found}");
     status_tells(&["kube-apiserver crashed", "exit code 137"]);
     GO_ON.store(false, Ordering::Relaxed);
