@@ -27,7 +27,6 @@ have() { command -v "$1" >/dev/null 2>&1; }
 now() { date +%s.%N; }
 since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.1f s", b - a }'; }
 
-
 # Where rustup and Go's own installer put things; sudo and cron forget it.
 for dir in "$HOME/.cargo/bin" /usr/local/go/bin; do
     [[ :$PATH: == *:$dir:* || ! -d $dir ]] || PATH=$PATH:$dir
@@ -109,7 +108,7 @@ install_rust() {
     say "installing Rust with rustup (about a minute)"
     script=$(mktemp)
     curl --fail --silent --show-error --location --max-time 60 --output "$script" https://sh.rustup.rs ||
-        die "no cargo, and rustup cannot be fetched: install Rust 1.90 or later (https://rustup.rs)"
+        die "no cargo, and rustup cannot be fetched: install Rust 1.91 or later (https://rustup.rs)"
     sh "$script" -y --quiet --profile minimal >/dev/null
     rm -f "$script"
     PATH=$HOME/.cargo/bin:$PATH

@@ -1,7 +1,5 @@
 //! The whole agent on the in-memory runtime, with time paused.
 
-mod docker;
-
 use std::path::Path;
 use std::time::Duration;
 

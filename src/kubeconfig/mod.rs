@@ -161,13 +161,6 @@ pub struct Credentials {
     pub key_pem: Secret,
 }
 
-impl Credentials {
-    /// Certificate and key in one PEM text, as TLS clients take an identity.
-    pub fn identity_pem(&self) -> Secret {
-        Secret::new(format!("{}\n{}", self.certificate_pem.trim_end(), self.key_pem.expose()))
-    }
-}
-
 /// Reads the credentials of the current context of `text`; `file` is for the error. They must be embedded.
 pub fn credentials(file: &str, text: &str) -> Result<Credentials, KubeconfigError> {
     // The parser's message shows the place, and the place may be a key: only the line is passed on.

@@ -117,9 +117,8 @@ fn kubeadms_own_is_accepted() {
     let credentials = credentials("admin.conf", ADMIN).unwrap();
     assert_eq!(credentials.server, "https://192.0.2.10:6443");
     assert_eq!(credentials.ca_pem, fixture!("kubeadm/ca.crt"));
-    let identity = credentials.identity_pem();
-    assert_eq!(inspect("", identity.expose().as_bytes()).unwrap(), info.certificate);
-    assert!(identity.expose().contains("-----END CERTIFICATE-----\n-----BEGIN RSA PRIVATE KEY-----\n"));
+    assert_eq!(inspect("", credentials.certificate_pem.as_bytes()).unwrap(), info.certificate);
+    assert!(credentials.key_pem.expose().starts_with("-----BEGIN RSA PRIVATE KEY-----\n"));
 }
 
 #[test]

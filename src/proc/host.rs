@@ -1,7 +1,5 @@
 //! Facts about the host and about our own rights.
 
-use std::time::Duration;
-
 use super::{Proc, Result, field};
 
 /// Memory of the host, in bytes.
@@ -37,21 +35,6 @@ impl Capabilities {
 }
 
 impl Proc {
-    /// An id the kernel draws at each boot.
-    pub fn boot_id(&self) -> Result<String> {
-        Ok(self.read("sys/kernel/random/boot_id")?.trim().to_owned())
-    }
-
-    /// Time since boot.
-    pub fn uptime(&self) -> Result<Duration> {
-        let text = self.read("uptime")?;
-        text.split_whitespace()
-            .next()
-            .and_then(|seconds| seconds.parse().ok())
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-            .ok_or_else(|| self.malformed("uptime", "seconds"))
-    }
-
     /// Memory of the host.
     pub fn memory(&self) -> Result<Memory> {
         let text = self.read("meminfo")?;
@@ -110,21 +93,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_are_read_in_bytes_and_seconds() {
+    fn facts_are_read_in_bytes() {
         let fixture = Fixture::new();
         fixture.write("meminfo", "MemTotal:       24684100 kB\nMemFree: 1 kB\nMemAvailable:    1024 kB\n");
         fixture.write(
             "swaps",
             "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n/dev/sda2   partition\t1048572\t0\t-2\n",
         );
-        fixture.write("uptime", "350735.47 234388.90\n");
-        fixture.write("sys/kernel/random/boot_id", "e9b1\n");
         fixture.write("self/status", "Name:\tx\nCapEff:\t000001fffeffffff\nCpus_allowed_list:\t0-2,5\n");
         let proc = fixture.proc();
         assert_eq!(proc.memory().unwrap(), Memory { total: 24_684_100 * 1024, available: 1024 * 1024 });
         assert_eq!(proc.swaps().unwrap(), [Swap { name: "/dev/sda2".into(), size: 1_048_572 * 1024 }]);
-        assert_eq!(proc.uptime().unwrap(), Duration::from_millis(350_735_470));
-        assert_eq!(proc.boot_id().unwrap(), "e9b1");
         assert_eq!(proc.cpus().unwrap(), 4);
         assert!(!proc.effective_capabilities().unwrap().sys_resource());
         assert!(Capabilities(1 << 24).sys_resource());
@@ -133,21 +112,21 @@ mod tests {
     #[test]
     fn what_the_kernel_does_not_document_is_an_error_that_names_the_file() {
         let fixture = Fixture::new();
-        for name in ["meminfo", "uptime", "self/status"] {
+        for name in ["meminfo", "self/status"] {
             fixture.write(name, "nonsense\n");
         }
         let proc = fixture.proc();
         let errors = [
             proc.memory().unwrap_err().to_string(),
-            proc.uptime().unwrap_err().to_string(),
             proc.effective_capabilities().unwrap_err().to_string(),
             proc.cpus().unwrap_err().to_string(),
         ];
-        for (error, expected) in errors.iter().zip(["meminfo", "uptime", "self/status", "self/status"]) {
+        for (error, expected) in errors.iter().zip(["meminfo", "self/status", "self/status"]) {
             assert!(error.contains(&format!("{expected}` has no ")), "{error}");
         }
         assert_eq!(proc.swaps().unwrap(), [], "no file, no swap");
-        assert!(proc.boot_id().unwrap_err().to_string().starts_with("cannot read `"));
+        let missing = Fixture::new().proc().memory().unwrap_err();
+        assert!(missing.to_string().starts_with("cannot read `"), "{missing}");
     }
 
     #[test]
@@ -163,9 +142,7 @@ mod tests {
     fn the_kernels_own_proc_has_every_fact() {
         let proc = Proc::default();
         assert!(proc.memory().unwrap().total >= proc.memory().unwrap().available);
-        assert!(proc.uptime().unwrap() > Duration::ZERO);
         assert!(proc.cpus().unwrap() >= 1);
-        assert!(proc.boot_id().unwrap().len() >= 32);
         proc.swaps().unwrap();
         proc.effective_capabilities().unwrap();
         proc.cgroups().unwrap();

@@ -82,13 +82,6 @@ impl Printer {
         }
     }
 
-    /// A line for people about what happens; not shown where progress is hidden.
-    pub fn note(&self, text: &str) {
-        if self.mode().progress != Progress::Hidden {
-            self.line(text);
-        }
-    }
-
     /// A line that people must see: `warning: …`.
     pub fn warning(&self, text: &str) {
         let label = self.paint("33", "warning:");
@@ -226,9 +219,9 @@ mod tests {
     }
 
     #[test]
-    fn hidden_progress_hides_notes_but_not_warnings() {
+    fn hidden_progress_hides_phases_but_not_warnings() {
         let (printer, captured) = Printer::capture(Mode { progress: Progress::Hidden, ..PLAIN });
-        printer.note("by the way");
+        printer.phase("certs").done("by the way");
         printer.warning("look out");
         assert_eq!((captured.out().as_str(), captured.err().as_str()), ("", "warning: look out\n"));
     }

@@ -19,7 +19,6 @@ pub(crate) fn everything_comes_back_without_the_cli() {
     stop_engine();
     // A directory in memory, new at each boot; /run itself is where the sandbox's engine lives.
     std::fs::remove_dir_all("/run/plinth").unwrap();
-    new_boot_id();
 
     start_engine();
     // The unit comes after docker.service, and that is up when it answers.
@@ -31,13 +30,6 @@ pub(crate) fn everything_comes_back_without_the_cli() {
     note(&format!("init {:.2} s, the same after a boot {:.2} s", took.as_secs_f64(), again.as_secs_f64()));
     assert!(again.as_secs_f64() <= 1.5 * took.as_secs_f64(), "init took {took:?}, and a boot {again:?}");
     all_running(SOON);
-}
-
-/// The kernel's boot id is what tells a boot from a restart of the agent.
-fn new_boot_id() {
-    let file = std::env::var("PLINTH_SANDBOX_DIR").unwrap() + "/boot-id";
-    std::fs::write(&file, "00000000-0000-4000-8000-000000000001\n").unwrap();
-    shell(&format!("mount --bind {file} /proc/sys/kernel/random/boot_id")).ok();
 }
 
 fn engine_pid() -> i32 {

@@ -17,8 +17,8 @@ pub(crate) fn port_taken() {
     let listener = TcpListener::bind("0.0.0.0:6443").unwrap();
     let pid = std::process::id().to_string();
     preflight_refuses("", "Port-6443", &["6443", &pid]);
-    let ignoring = format!("{} --ignore-preflight-errors=Port-6443", config(8, "", ""));
-    let found = autopsy(&ignoring, 15, "port-taken", &["6443", &pid]);
+    let ignoring = format!("{} --ignore-preflight-errors=Port-6443", config(15, "", ""));
+    let found = autopsy(&ignoring, 30, "port-taken", &["6443", &pid]);
     assert_eq!(found["component"], "kube-apiserver");
     status_tells(&["kube-apiserver crashed", "bind: address already in use"]);
     // Traces of our own are in nobody's way, and what is in the way still is.
@@ -45,8 +45,8 @@ pub(crate) fn etcd_data_of_another_cluster() {
     docker("rm --force old");
 
     preflight_refuses("", "DirAvailable--var-lib-etcd", &["/var/lib/etcd", "not ours"]);
-    let ignoring = format!("{} --ignore-preflight-errors=DirAvailable--var-lib-etcd", config(9, "", ""));
-    let found = autopsy(&ignoring, 20, "etcd-foreign-data", &["/var/lib/etcd"]);
+    let ignoring = format!("{} --ignore-preflight-errors=DirAvailable--var-lib-etcd", config(15, "", ""));
+    let found = autopsy(&ignoring, 30, "etcd-foreign-data", &["/var/lib/etcd"]);
     assert_eq!(found["component"], "etcd");
     shell("mv /var/lib/etcd $PLINTH_SANDBOX_DIR/other").ok();
     mended(&ignoring);
@@ -136,8 +136,8 @@ fn start_engine() {
 pub(crate) fn disk_full() {
     shell("mkdir /var/lib/etcd && mount -t tmpfs -o size=20m tmpfs /var/lib/etcd").ok();
     preflight_refuses("", "Disk-etcd", &["20 MiB", "/var/lib/etcd"]);
-    let ignoring = format!("{} --ignore-preflight-errors=Disk-etcd", config(6, "", ""));
-    autopsy(&ignoring, 15, "disk-full", &["/var/lib/etcd"]);
+    let ignoring = format!("{} --ignore-preflight-errors=Disk-etcd", config(9, "", ""));
+    autopsy(&ignoring, 25, "disk-full", &["/var/lib/etcd"]);
     status_tells(&["etcd crashed"]);
 
     shell("mount -o remount,size=1g /var/lib/etcd").ok();
@@ -164,7 +164,7 @@ pub(crate) fn certificates_of_the_future() {
     for word in ["ca.crt", "not valid before 2090-01-01", "clock", "date -u"] {
         assert!(ended.stderr.contains(word), "{word}: {ended}");
     }
-    assert!(ended.took < Duration::from_secs(2), "{ended}");
+    assert!(ended.took < Duration::from_secs(8), "{ended}");
     assert_eq!(before.difference(&Tree::of_host()), Vec::<String>::new());
     shell("rm -r /etc/kubernetes").ok();
     plinth("init --dry-run").ok();
@@ -174,9 +174,9 @@ pub(crate) fn certificates_of_the_future() {
 pub(crate) fn address_of_another_host() {
     let empty = Tree::of_host();
     preflight_refuses("--apiserver-advertise-address 192.0.2.7", "AdvertiseAddress", &["192.0.2.7", "10.213.0.2"]);
-    let elsewhere = config(5, "localAPIEndpoint: {advertiseAddress: 192.0.2.7}", "");
+    let elsewhere = config(9, "localAPIEndpoint: {advertiseAddress: 192.0.2.7}", "");
     let ignoring = format!("{elsewhere} --ignore-preflight-errors=AdvertiseAddress");
-    autopsy(&ignoring, 15, "address-not-ours", &["192.0.2.7"]);
+    autopsy(&ignoring, 25, "address-not-ours", &["192.0.2.7"]);
     status_tells(&["etcd crashed", "bind: cannot assign requested address"]);
     mended("");
     reset_to(&empty);
@@ -191,8 +191,9 @@ pub(crate) fn killed_again_and_again() {
             thread::sleep(Duration::from_millis(300));
         }
     });
-    let arguments = config(12, "", "");
-    let found = autopsy(&arguments, 30, "crash", &["kube-apiserver", "SIGKILL"]);
+    // In the ten seconds before the second restart, on a fast machine and on a slow one.
+    let arguments = config(10, "", "");
+    let found = autopsy(&arguments, 25, "crash", &["kube-apiserver", "SIGKILL"]);
     assert!(found["components"][1]["restarts"].as_u64().is_some_and(|restarts| restarts >= 1), "{found}");
     status_tells(&["kube-apiserver crashed", "exit code 137"]);
     GO_ON.store(false, Ordering::Relaxed);
