@@ -116,7 +116,8 @@ def main():
     rounds = options.rounds or (2 if options.quick else 5)
     os.environ["CI"] = "1"
     idle = 10 if options.quick else 30
-    bench = figures.Bench(options.binary, idle, os.environ["PLINTH_SANDBOX_DIR"], options.only)
+    installed = figures.install(options.binary)
+    bench = figures.Bench(installed, idle, os.environ["PLINTH_SANDBOX_DIR"], options.only)
     bench.add("binary", os.path.getsize(options.binary))
     try:
         for number in range(1, rounds + 1):
