@@ -7,7 +7,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file operation that failed.
@@ -242,6 +242,15 @@ pub fn open_append(path: &Path, mode: u32) -> Result<File> {
     OpenOptions::new().append(true).read(true).create(true).mode(mode).open(path).map_err(FsError::of("open", path))
 }
 
+/// Whether `path` names the open file `file`, which may have been removed or replaced since it was opened.
+pub fn has_name(file: &File, path: &Path) -> bool {
+    let identity = |meta: fs::Metadata| (meta.dev(), meta.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => identity(open) == identity(named),
+        _ => false,
+    }
+}
+
 /// A lock that lasts until it is dropped or its process ends, however that ends.
 #[derive(Debug)]
 pub struct Lock {
@@ -252,24 +261,28 @@ impl Lock {
     /// Takes the lock file `path` (0600), writing our pid into it; `Err(holder)` inside `Ok` when another process
     /// has it.
     pub fn try_take(path: &Path) -> Result<std::result::Result<Self, Option<i32>>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(FsError::of("open", path))?;
-        match file.try_lock() {
-            Ok(()) => {
-                let mut lock = Self { file };
-                lock.write_pid().map_err(FsError::of("write", path))?;
-                Ok(Ok(lock))
-            }
-            Err(fs::TryLockError::WouldBlock) => {
-                Ok(Err(fs::read_to_string(path).ok().and_then(|pid| pid.trim().parse().ok())))
-            }
-            Err(fs::TryLockError::Error(error)) => Err(FsError::of("lock", path)(error)),
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(path)
+                .map_err(FsError::of("open", path))?;
+            return match file.try_lock() {
+                // Its last holder has removed it, and others lock the file that has the name now.
+                Ok(()) if !has_name(&file, path) => continue,
+                Ok(()) => {
+                    let mut lock = Self { file };
+                    lock.write_pid().map_err(FsError::of("write", path))?;
+                    Ok(Ok(lock))
+                }
+                Err(fs::TryLockError::WouldBlock) => {
+                    Ok(Err(fs::read_to_string(path).ok().and_then(|pid| pid.trim().parse().ok())))
+                }
+                Err(fs::TryLockError::Error(error)) => Err(FsError::of("lock", path)(error)),
+            };
         }
     }
 
@@ -368,6 +381,18 @@ mod tests {
         assert_eq!(create_directories(&path, 0o700).unwrap(), [directory.path().join("a"), path.clone()]);
         assert_eq!(create_directories(&path, 0o755).unwrap(), Vec::<PathBuf>::new());
         assert_eq!(mode(&path), 0o700);
+    }
+
+    #[test]
+    fn a_lock_file_that_was_removed_locks_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let first = Lock::try_take(&path).unwrap().unwrap();
+        assert!(has_name(&first.file, &path));
+        remove_file(&path).unwrap();
+        assert!(!has_name(&first.file, &path));
+        let second = Lock::try_take(&path).unwrap().unwrap();
+        assert!(has_name(&second.file, &path) && !has_name(&first.file, &path));
     }
 
     #[test]

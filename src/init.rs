@@ -260,12 +260,17 @@ impl<'a, R: Runtime> Init<'a, R> {
             return Ok(());
         }
         let ledger = journal.ledger()?;
+        // The ledger lacks a container whose agent was killed before it wrote it down; the label does not.
+        let mut container_ids = ledger.containers();
+        if let Some(id) = takedown::agent_id(layout)? {
+            container_ids.extend(runtime.list(&id).await.unwrap_or_default().into_iter().map(|container| container.id));
+        }
         let context = preflight::Context {
             cluster: self.request.cluster,
             layout,
             runtime,
             engine_address: self.request.engine_address,
-            owned: &Ownership { container_ids: ledger.containers(), paths: ledger.paths() },
+            owned: &Ownership { container_ids, paths: ledger.paths() },
             clock,
             not_before: &self.not_before(),
         };

@@ -11,9 +11,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Seek, Write as _};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
@@ -258,8 +257,7 @@ impl Journal {
             let new = !self.path.exists();
             let file = fsx::open_append(&self.path, 0o600)?;
             file.lock().map_err(FsError::of("lock", &self.path))?;
-            let same = |meta: fs::Metadata| file.metadata().is_ok_and(|ours| ours.ino() == meta.ino());
-            if fs::metadata(&self.path).is_ok_and(same) {
+            if fsx::has_name(&file, &self.path) {
                 if new && let Some(directory) = self.path.parent() {
                     fsx::sync_directory(directory)?;
                 }
@@ -316,6 +314,8 @@ fn checksum(content: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn journal() -> (tempfile::TempDir, Journal) {

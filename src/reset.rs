@@ -182,34 +182,34 @@ fn remove(creation: &Creation) -> Result<(), FsError> {
     }
 }
 
-/// Takes the state directory away, the journal last, and what a boot would clear.
+/// Takes the state directory away, journal and lock last, and what a boot would clear.
 fn remove_own_directories(layout: &Layout, left: &mut Vec<Left>) {
-    let mut attempt = |path: &Path, result: Result<bool, FsError>| {
+    let attempt = |left: &mut Vec<Left>, path: &Path, result: Result<bool, FsError>| {
         if let Err(error) = result {
             left.push(Left { what: path.display().to_string(), why: with_cause(&error), failed: true });
         }
     };
-    attempt(&layout.run(), fsx::remove_tree(&layout.run()));
+    attempt(left, &layout.run(), fsx::remove_tree(&layout.run()));
     let entries = std::fs::read_dir(layout.state()).into_iter().flatten().flatten();
-    for path in entries.map(|entry| entry.path()).filter(|path| *path != layout.journal()) {
+    let last = [layout.journal(), layout.lock()];
+    for path in entries.map(|entry| entry.path()).filter(|path| !last.contains(path)) {
         let removed = if path.is_dir() { fsx::remove_tree(&path) } else { fsx::remove_file(&path) };
-        attempt(&path, removed);
+        attempt(left, &path, removed);
     }
     if left.iter().any(|left| left.failed) {
         // The next reset needs the journal to know what is still to be removed.
         return;
     }
-    let removed = match fsx::remove_tree(&layout.state()) {
-        // A mount point stays, empty.
-        Err(error) if error.source.kind() == std::io::ErrorKind::ResourceBusy => fsx::empty_directory(&layout.state())
-            .map(|()| {
-                let why = "is a mount point, and empty".to_owned();
-                left.push(Left { what: layout.state().display().to_string(), why, failed: false });
-            }),
-        removed => removed.map(drop),
-    };
-    if let Err(error) = removed {
-        left.push(Left { what: layout.state().display().to_string(), why: with_cause(&error), failed: true });
+    // The lock after the journal, and then nothing but the directory: whoever gets the lock now begins a new journal.
+    for path in &last {
+        attempt(left, path, fsx::remove_file(path));
+    }
+    match fsx::remove_empty_directory(&layout.state()) {
+        Err(error) if error.source.kind() == std::io::ErrorKind::ResourceBusy => {
+            let why = "is a mount point, and empty".to_owned();
+            left.push(Left { what: layout.state().display().to_string(), why, failed: false });
+        }
+        removed => attempt(left, &layout.state(), removed),
     }
 }
 
