@@ -44,8 +44,8 @@ main() {
     have python3 || apt_install python3
     if [[ -z $binary ]]; then
         ensure_build_tools
-        (cd "$REPO" && cargo build --release --locked --quiet)
-        binary=${CARGO_TARGET_DIR:-$REPO/target}/release/plinth
+        (cd "$REPO" && CARGO_TARGET_DIR=$(cargo_target) cargo build --release --locked --quiet)
+        binary=$(cargo_target)/release/plinth
     fi
     exec "$SCRIPTS/sandbox.sh" -- python3 -B "$SCRIPTS/bench/main.py" --binary "$binary" "${arguments[@]}"
 }

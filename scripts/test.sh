@@ -9,7 +9,7 @@
 #   release    the release build; does scripts/images.sh agree with it?
 #   unit       cargo test in a sandbox: unit tests, goldens, and the runtime's
 #              contract on its engine
-#   e2e        tests marked #[ignore = "end to end"], with the release binary;
+#   e2e        tests marked #[ignore = "end to end"], on the release binary;
 #              each starts the sandboxes that it needs
 #
 # Sandboxes (scripts/sandbox.sh) neither see nor harm a cluster of the host.
@@ -75,10 +75,10 @@ section_unit() {
 
 section_e2e() {
     scripts/sandbox.sh --prepare
-    # By name: the other test crates would be linked for minutes and have nothing to run. Two beside each other; one
-    # that asserts figures waits until it is alone.
-    PLINTH_REQUIRE_DOCKER=1 cargo test --locked --release --no-fail-fast \
-        --test e2e --test faults --test systemd -- --ignored --test-threads=2
+    # The release binary under test, driven by tests that are quickly built. Two
+    # run beside each other; one that asserts figures waits until it is alone.
+    PLINTH_REQUIRE_DOCKER=1 PLINTH_BIN=$CARGO_TARGET_DIR/release/plinth \
+        cargo test --locked --no-fail-fast --test e2e --test faults --test systemd -- --ignored --test-threads=2
 }
 
 main "$@"

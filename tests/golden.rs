@@ -85,13 +85,13 @@ fn manifests_mean_what_kubeadm_writes() {
         let mut ours = render(case, component).pod;
 
         let annotations = ours.metadata.annotations.get_or_insert_default();
-        let after = annotations.remove("plinth.dev/after");
-        let expected = match component {
-            Component::Etcd => None,
-            Component::KubeApiserver => Some("etcd"),
-            Component::KubeControllerManager | Component::KubeScheduler => Some("kube-apiserver"),
+        let (after, uses) = match component {
+            Component::Etcd => (None, None),
+            Component::KubeApiserver => (None, Some("etcd")),
+            Component::KubeControllerManager | Component::KubeScheduler => (Some("kube-apiserver"), None),
         };
-        assert_eq!(after.as_deref(), expected, "{case}/{component}");
+        assert_eq!(annotations.remove("plinth.dev/after").as_deref(), after, "{case}/{component}");
+        assert_eq!(annotations.remove("plinth.dev/uses").as_deref(), uses, "{case}/{component}");
         ours.metadata.annotations = ours.metadata.annotations.filter(|annotations| !annotations.is_empty());
         if (case, component) == ("previous-minor", Component::Etcd) {
             // kubeadm 1.37 runs 1.36 with its own etcd; plinth with the one that 1.36 was released with.

@@ -396,7 +396,8 @@ impl<R: Runtime> Hub<R> {
     fn assign(&mut self, mut found: BTreeMap<PodKey, Vec<Container>>) {
         let pods = source::merge(&self.sources);
         let orders = resolve_order(pods.values().map(AsRef::as_ref));
-        let waited_for: BTreeSet<_> = orders.values().flat_map(|order| &order.wait_for).cloned().collect();
+        let waited_for: BTreeSet<_> =
+            orders.values().flat_map(|order| order.wait_for.iter().chain(&order.uses)).cloned().collect();
         let board = &self.shared.board;
         board.metrics.set_pods(pods.len());
         board.set_sources(self.sources.values().map(Published::status).collect(), self.warnings(&pods));

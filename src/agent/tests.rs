@@ -252,6 +252,22 @@ async fn a_runtime_that_was_away_finds_only_the_dead_restarted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_comes_back_before_its_successor_ran_has_its_manifest_kept_again() {
+    let host = Host::started();
+    host.write("a", &pod("a", "i:1", ""));
+    host.until_running(&["c_a-node_default"]).await;
+    host.pass(1_000).await;
+    host.fake.fail_next(Op::Create, RuntimeError::Refused { operation: "do it".into(), reason: "no".into() });
+    host.write("a", &pod("a", "i:2", ""));
+    host.until("the first version is gone", |host| host.fake.containers().is_empty()).await;
+    host.write("a", &pod("a", "i:1", ""));
+    host.until_running(&["c_a-node_default"]).await;
+    host.pass(1_000).await;
+    let uid = host.status().await.pods.remove(0).uid;
+    assert!(host.layout().pods().join(uid).join("manifest.json").exists());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_ends_with_the_runtime_is_restarted_with_it_and_without_back_off() {
     let host = Host::started();
     host.write("a", &pod("a", "i:1", ""));
@@ -323,6 +339,25 @@ async fn a_pod_waits_for_the_one_it_names() {
     let before = Instant::now();
     host.until_running(&["c_etcd-node_default", "c_server-node_default"]).await;
     assert!(before.elapsed() < Duration::from_millis(100), "the delay of the probe does not count");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_starts_beside_the_one_it_uses_and_comes_back_when_that_is_ready() {
+    let host = Host::started();
+    host.fake.set_program("i:1", Program::default().answers_exec(1, "not yet"));
+    host.fake.set_program("i:2", Program::default().exits_after(Duration::from_secs(1), 1));
+    let etcd = pod("etcd", "i:1", "")
+        .replace("image: 'i:1'", "image: 'i:1', readinessProbe: {initialDelaySeconds: 30, exec: {command: [ready]}}");
+    host.write("server", &pod("server", "i:2", "annotations: {plinth.dev/uses: etcd}"));
+    host.write("etcd", &etcd);
+    // The first restart is at once; the second one has to wait ten seconds.
+    host.until("it has crashed twice", |host| host.fake.count(Op::Create) == 3).await;
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(host.running(), ["c_etcd-node_default"]);
+    host.fake.set_program("i:1", Program::default().answers_exec(0, ""));
+    let before = Instant::now();
+    host.until_running(&["c_etcd-node_default", "c_server-node_default"]).await;
+    assert!(before.elapsed() < Duration::from_millis(100), "its back-off is over");
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,7 +24,7 @@ use super::Ledger;
 use super::board::{Answer, Board, Snapshot};
 use super::pod::{DEFAULT_BUDGET, Order, PodKey, StaticPod};
 use super::probe::{Health, Outcome, ProbeKind, Prober, Report, Target, Watch};
-use super::source::file::remember;
+use super::source::file::{is_remembered, remember};
 use super::step::{
     Action, Observed, PodState, SANDBOX, Step, Stop, Timings, Unready, belongs_to, instances, is_running, name_of, step,
 };
@@ -80,6 +80,13 @@ pub enum Wanted {
     Remove,
     /// Leave alone what is there: its source cannot be read.
     Keep,
+}
+
+impl Wanted {
+    /// Whether what other pods answer matters.
+    fn depends_on_others(&self) -> bool {
+        matches!(self, Self::Run { order, .. } if !(order.wait_for.is_empty() && order.uses.is_empty()))
+    }
 }
 
 /// What a worker is told between decisions.
@@ -188,7 +195,7 @@ impl<R: Runtime> Worker<R> {
             let nap = decision.wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
-                _ = answers.changed(), if matches!(&wanted, Wanted::Run { order, .. } if !order.wait_for.is_empty()) => {}
+                _ = answers.changed(), if wanted.depends_on_others() => {}
                 message = self.messages.recv() => match message {
                     Some(message) => self.take_messages(message).await,
                     None => return,
@@ -211,7 +218,8 @@ impl<R: Runtime> Worker<R> {
             Wanted::Keep => return unchanged(),
         };
         let mut unready = Vec::new();
-        let mut dependency_ready_at = None;
+        let used = order.iter().flat_map(|order| &order.uses);
+        let mut dependency_ready_at = used.filter_map(|key| answers.get(key)?.ready_at).max();
         for key in order.iter().flat_map(|order| &order.wait_for) {
             let answer = answers.get(key);
             if let Some(at) = answer.and_then(|answer| answer.ready_at) {
@@ -455,7 +463,8 @@ impl<R: Runtime> Worker<R> {
             return false;
         }
         if let Wanted::Run { pod, .. } = wanted
-            && self.remembered != pod.hash
+            // Its directory may have gone and come back since, with the pod.
+            && (self.remembered != pod.hash || !is_remembered(&self.shared.pods, pod))
             && self.containers.values().any(|container| belongs_to(container, pod))
         {
             if let Err(error) = remember(&self.shared.pods, pod) {

@@ -1,7 +1,7 @@
 //! Static pods of the control plane: a [`Cluster`] → manifests. Pure.
 //!
 //! What varies is computed here, flags in `flags`, volumes in `volumes`; how it is laid out stands in
-//! `templates/control-plane`. The result is what kubeadm 1.37 writes, with the annotation `plinth.dev/after` in
+//! `templates/control-plane`. The result is what kubeadm 1.37 writes, with the annotations of the start order in
 //! addition. What was rendered is read back as a Pod before it is returned.
 
 mod flags;

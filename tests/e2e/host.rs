@@ -30,9 +30,20 @@ const HEALTH: [(&str, &str); 4] = [
     ("kube-scheduler", "https://127.0.0.1:10259/readyz"),
 ];
 
+/// Where an administrator installs plinth.
+const PLINTH: &str = "/usr/local/bin/plinth";
+
+/// Installs the plinth under test.
+pub(crate) fn install_plinth() {
+    let built = std::env::var("PLINTH_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_plinth").to_owned());
+    // The host's own may be there, and even be running.
+    let _ = std::fs::remove_file(PLINTH);
+    std::fs::copy(built, PLINTH).unwrap();
+}
+
 /// The plinth under test.
 pub(crate) fn binary() -> String {
-    std::env::var("PLINTH_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_plinth").to_owned())
+    PLINTH.to_owned()
 }
 
 /// `plinth` with `arguments`, separated by white space.

@@ -120,6 +120,7 @@ pub(crate) fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
 
 /// Runs the body; whatever goes wrong, the machine is described before it goes.
 fn within(body: fn()) {
+    host::install_plinth();
     let (sender, result) = mpsc::channel();
     thread::spawn(move || sender.send(panic::catch_unwind(AssertUnwindSafe(body))));
     let problem = match result.recv_timeout(LIMIT) {

@@ -26,6 +26,9 @@ use crate::yaml;
 
 /// Annotation: pods that must answer their readiness handler before this one is first started, comma separated.
 pub const AFTER: &str = "plinth.dev/after";
+/// Annotation: pods without which this one crashes, comma separated. It is not held for them, but its back-off ends when
+/// one of them becomes ready.
+pub const USES: &str = "plinth.dev/uses";
 /// Annotation: the configuration hash, equal to the UID of the pod.
 pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 /// Annotation: which kind of source the pod comes from; always `file` so far.
@@ -90,6 +93,8 @@ pub struct StaticPod {
     pub spec: PodSpec,
     /// The pods of `plinth.dev/after`.
     pub after: Vec<PodKey>,
+    /// The pods of `plinth.dev/uses`.
+    pub uses: Vec<PodKey>,
     /// What is accepted, but not as its author may think.
     pub warnings: Vec<String>,
     /// The text it was read from.
@@ -160,21 +165,22 @@ impl StaticPod {
 
         let hash = identity::hash(&metadata, &spec, node, &origin);
         let uid = metadata.uid.clone().filter(|uid| !uid.is_empty()).unwrap_or_else(|| hash.clone());
-        let after = metadata
-            .annotations
-            .as_ref()
-            .and_then(|annotations| annotations.get(AFTER))
-            .into_iter()
-            .flat_map(|names| names.split(','))
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-            .map(|name| PodKey { namespace: key.namespace.clone(), name: format!("{name}-{suffix}") })
-            .collect();
+        let named = |annotation: &str| -> Vec<PodKey> {
+            let names = metadata.annotations.as_ref().and_then(|annotations| annotations.get(annotation));
+            names
+                .into_iter()
+                .flat_map(|names| names.split(','))
+                .map(str::trim)
+                .filter(|name| !name.is_empty())
+                .map(|name| PodKey { namespace: key.namespace.clone(), name: format!("{name}-{suffix}") })
+                .collect()
+        };
+        let (after, uses) = (named(AFTER), named(USES));
         metadata.uid = Some(uid.clone());
         let annotations = metadata.annotations.get_or_insert_default();
         annotations.insert(CONFIG_HASH.to_owned(), uid.clone());
         annotations.insert(CONFIG_SOURCE.to_owned(), "file".to_owned());
-        Ok(Self { key, uid, hash, origin, metadata, spec, after, warnings, manifest: String::new() })
+        Ok(Self { key, uid, hash, origin, metadata, spec, after, uses, warnings, manifest: String::new() })
     }
 
     /// The regular containers.
@@ -330,19 +336,21 @@ fn unknown_fields(written: &Value, read: &Value) -> Vec<String> {
     found
 }
 
-/// What `plinth.dev/after` comes to in a complete set of pods.
+/// What `plinth.dev/after` and `plinth.dev/uses` come to in a complete set of pods.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Order {
     /// Pods to wait for.
     pub wait_for: Vec<PodKey>,
+    /// Pods whose becoming ready ends a back-off, besides those.
+    pub uses: Vec<PodKey>,
     /// Names that are not waited for, each with its reason.
     pub problems: Vec<String>,
 }
 
-/// Resolves `plinth.dev/after`: names that do not exist and edges that are part of a cycle are reported and do not
+/// Resolves `plinth.dev/after` and `plinth.dev/uses`: names that do not exist and edges that are part of a cycle are reported and do not
 /// hold anything.
 pub fn resolve_order<'a>(pods: impl IntoIterator<Item = &'a StaticPod>) -> BTreeMap<PodKey, Order> {
-    let edges: BTreeMap<&PodKey, &[PodKey]> = pods.into_iter().map(|pod| (&pod.key, pod.after.as_slice())).collect();
+    let pods: BTreeMap<&PodKey, &StaticPod> = pods.into_iter().map(|pod| (&pod.key, pod)).collect();
     let reaches = |from: &PodKey, to: &PodKey| {
         let mut seen = vec![from];
         let mut next = 0;
@@ -350,7 +358,7 @@ pub fn resolve_order<'a>(pods: impl IntoIterator<Item = &'a StaticPod>) -> BTree
             if key == to {
                 return true;
             }
-            for key in edges.get(key).copied().unwrap_or_default() {
+            for key in pods.get(key).map(|pod| pod.after.as_slice()).unwrap_or_default() {
                 if !seen.contains(&key) {
                     seen.push(key);
                 }
@@ -359,12 +367,18 @@ pub fn resolve_order<'a>(pods: impl IntoIterator<Item = &'a StaticPod>) -> BTree
         }
         false
     };
-    edges
-        .iter()
-        .map(|(key, after)| {
+    pods.iter()
+        .map(|(key, pod)| {
             let mut order = Order::default();
-            for other in *after {
-                if !edges.contains_key(other) {
+            for other in &pod.uses {
+                if pods.contains_key(other) {
+                    order.uses.push(other.clone());
+                } else {
+                    order.problems.push(format!("{USES} names {other}, which does not exist"));
+                }
+            }
+            for other in &pod.after {
+                if !pods.contains_key(other) {
                     order.problems.push(format!("{AFTER} names {other}, which does not exist; it is not waited for"));
                 } else if reaches(other, key) {
                     order.problems.push(format!("{AFTER} of {other} leads back here; it is not waited for"));
@@ -546,5 +560,15 @@ status: {}
         assert_eq!(of("c"), (vec!["d-node-1"], 1));
         assert_eq!(of("e"), (vec!["b-node-1"], 1));
         assert_eq!(of("d"), (vec![], 0));
+    }
+
+    #[test]
+    fn used_pods_are_not_waited_for() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, annotations: {plinth.dev/uses: 'b, nope'}}\n\
+                    spec: {containers: [{name: c, image: i}]}";
+        let order = &resolve_order(&[pod(text), named("b", "")])
+            [&PodKey { namespace: "default".into(), name: "a-node-1".into() }];
+        assert_eq!(order.uses.iter().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["b-node-1"]);
+        assert_eq!((order.wait_for.len(), order.problems.len()), (0, 1));
     }
 }

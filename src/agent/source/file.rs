@@ -61,6 +61,11 @@ struct Remembered {
     manifest: String,
 }
 
+/// Whether a manifest of this pod is kept.
+pub fn is_remembered(pods: &Path, pod: &StaticPod) -> bool {
+    pods.join(&pod.uid).join(REMEMBERED).exists()
+}
+
 /// Keeps the manifest of `pod`, so that the next agent knows it even if the file is broken by then. 0600: manifests
 /// may hold secrets in their environment.
 pub fn remember(pods: &Path, pod: &StaticPod) -> Result<(), FsError> {
