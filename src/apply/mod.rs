@@ -250,7 +250,7 @@ async fn stop_pods<R: Runtime>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<()
 }
 
 fn set_aside<R>(path: &std::path::Path, host: &Host<'_, R>) -> Result<(), ApplyError> {
-    let stamp = host.clock.now().strftime("%Y%m%dT%H%M%SZ");
+    let stamp = host.clock.now().strftime("%Y%m%dT%H%M%S%.3fZ");
     let announce = |aside: &std::path::Path| {
         host.journal.append(&[
             Record::Make { what: Creation::Tree { path: aside.to_owned() } },

@@ -342,7 +342,9 @@ pub fn compute(desired: &Desired<'_>, observed: &Observed) -> Result<Plan, Vec<R
     let unhealthy = !observed.unhealthy.is_empty() || start_agent;
     let takes_over = !committed && (observed.agent_runs || observed.has_containers) && (changes || unhealthy);
     let mut steps = Vec::new();
-    if !committed && observed.etcd_data == EtcdData::Ours && contradicts_data(&issues, &manifests) {
+    // An etcd that was interrupted while it made its data never elects a leader from it, and other addresses or another
+    // authority contradict it. A cluster that was never healthy has nothing to lose; its data is kept all the same.
+    if !committed && observed.etcd_data == EtcdData::Ours && (changes || unhealthy) {
         steps.push(Step::SetEtcdDataAside { path: desired.etcd_data.clone() });
     }
     if takes_over {
@@ -370,16 +372,6 @@ pub fn compute(desired: &Desired<'_>, observed: &Observed) -> Result<Plan, Vec<R
     }
     steps.sort_by_key(Step::rank);
     Ok(Plan { steps })
-}
-
-/// Whether data that an unfinished attempt left in etcd could contradict what is made now: other addresses, another
-/// authority, another service network. A cluster that was never healthy has nothing to lose; its data is set aside
-/// all the same, and not deleted.
-fn contradicts_data(issues: &[Step], manifests: &[Step]) -> bool {
-    let new_authority =
-        |step: &Step| matches!(step, Step::Issue { item: "certs/ca" | "certs/etcd-ca" | "certs/sa", .. });
-    let new_manifest = |step: &Step| matches!(step, Step::WriteManifest { replaces: true, .. });
-    issues.iter().any(new_authority) || manifests.iter().any(new_manifest)
 }
 
 fn credentials(desired: &Desired<'_>, observed: &Observed, refusals: &mut Vec<Refusal>) -> Vec<Step> {

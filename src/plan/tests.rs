@@ -166,13 +166,14 @@ fn a_healthy_unfinished_attempt_is_only_completed() {
 }
 
 #[test]
-fn an_unhealthy_unfinished_attempt_is_started_afresh_with_its_data() {
+fn an_unhealthy_unfinished_attempt_is_started_afresh_and_its_data_set_aside() {
     let mut observed = whole(Standing::Unfinished);
     observed.unhealthy.insert(Component::KubeApiserver, "connection refused".into());
     assert_eq!(
         plan(&observed).unwrap(),
         [
             Step::StopPods,
+            Step::SetEtcdDataAside { path: "/var/lib/etcd".into() },
             write(Component::Etcd, false),
             Step::StartAgent,
             write(Component::KubeApiserver, false),
