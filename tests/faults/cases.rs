@@ -45,7 +45,8 @@ pub(crate) fn etcd_data_of_another_cluster() {
     docker("rm --force old");
 
     preflight_refuses("", "DirAvailable--var-lib-etcd", &["/var/lib/etcd", "not ours"]);
-    let ignoring = format!("{} --ignore-preflight-errors=DirAvailable--var-lib-etcd", config(15, "", ""));
+    // Before the API server's first requests time out, after 14 s, and fill etcd's log.
+    let ignoring = format!("{} --ignore-preflight-errors=DirAvailable--var-lib-etcd", config(10, "", ""));
     let found = autopsy(&ignoring, 30, "etcd-foreign-data", &["/var/lib/etcd"]);
     assert_eq!(found["component"], "etcd");
     shell("mv /var/lib/etcd $PLINTH_SANDBOX_DIR/other").ok();
