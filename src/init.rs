@@ -20,7 +20,6 @@ use crate::fsx::{self, FsError, Lock};
 use crate::journal::{Creation, JournalError, Ledger, Record};
 use crate::layout::Layout;
 use crate::manifests::{self, Manifest, ManifestError};
-use crate::pki;
 use crate::plan::{self, Desired, Inventory, Item, Live, Plan, Refusal, Skip};
 use crate::preflight::{self, ImageProgress, ImagePullError, Ownership, PreflightError};
 use crate::release::Component;
@@ -291,15 +290,7 @@ impl<'a, R: Runtime> Init<'a, R> {
 
     /// Certificates that are there already with the start of their validity.
     fn not_before(&self) -> Vec<(PathBuf, Timestamp)> {
-        let files = self.inventory.entries().iter().flat_map(|entry| &entry.files);
-        files
-            .filter(|file| file.path.extension().is_some_and(|extension| extension == "crt"))
-            .filter_map(|file| {
-                let pem = fsx::read(&file.path).ok()?;
-                let info = pki::inspect(&file.path.display().to_string(), &pem).ok()?;
-                Some((file.path.clone(), info.not_before))
-            })
-            .collect()
+        plan::certificates(&self.inventory).into_iter().map(|(file, info)| (file, info.not_before)).collect()
     }
 
     /// Gets the images that are missing. One that cannot be had is left to the agent where the user ignores that.

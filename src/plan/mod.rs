@@ -22,7 +22,8 @@ use serde::Serialize;
 
 pub use inventory::{CredentialFile, Entry, Inventory, Kind};
 pub use observe::{
-    CONFIG_FILE, HOST_FILE, Live, authorities, generation_directory, manifest_path, observe, rendered_host, standing,
+    CONFIG_FILE, HOST_FILE, Live, authorities, certificates, generation_directory, manifest_path, observe,
+    rendered_host, standing,
 };
 pub use phase::{INIT, Phase, Skip, UnknownPhase};
 

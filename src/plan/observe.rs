@@ -87,6 +87,19 @@ pub fn manifest_path(layout: &Layout, component: Component) -> PathBuf {
     layout.manifests().join(manifests::file_name(component))
 }
 
+/// The certificates of `inventory` that are on disk in files of their own and can be read.
+pub fn certificates(inventory: &Inventory) -> Vec<(PathBuf, CertificateInfo)> {
+    let files = inventory.entries().iter().flat_map(|entry| &entry.files);
+    files
+        .filter(|file| file.path.extension().is_some_and(|extension| extension == "crt"))
+        .filter_map(|file| {
+            let pem = fsx::read(&file.path).ok()?;
+            let info = pki::inspect(&file.path.display().to_string(), &pem).ok()?;
+            Some((file.path.clone(), info))
+        })
+        .collect()
+}
+
 /// The authorities among `inventory` that are on disk and in order, by item.
 pub fn authorities(inventory: &Inventory, now: Timestamp) -> Result<BTreeMap<Item, Authority>, FsError> {
     let mut found = BTreeMap::new();

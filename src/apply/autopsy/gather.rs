@@ -1,6 +1,5 @@
 //! Gathers the evidence from the host: whatever can be learnt, going on where something cannot.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -13,7 +12,7 @@ use crate::apply::{Goal, Host, checkers};
 use crate::config::HostFacts;
 use crate::health::Target;
 use crate::manifests::Manifest;
-use crate::pki;
+use crate::plan;
 use crate::proc::Proc;
 use crate::release::Component;
 use crate::runtime::{Container, Runtime, RuntimeError, labels};
@@ -161,15 +160,8 @@ fn probed_port(goal: &Goal<'_>, manifest: &Manifest) -> Option<u16> {
 }
 
 fn certificates(goal: &Goal<'_>) -> Vec<CertificateDates> {
-    let files = goal.inventory.entries().iter().flat_map(|entry| &entry.files);
-    let paths: Vec<PathBuf> =
-        files.map(|file| file.path.clone()).filter(|path| path.extension().is_some_and(|e| e == "crt")).collect();
-    paths
+    plan::certificates(goal.inventory)
         .into_iter()
-        .filter_map(|file| {
-            let pem = crate::fsx::read(&file).ok()?;
-            let info = pki::inspect(&file.display().to_string(), &pem).ok()?;
-            Some(CertificateDates { file, not_before: info.not_before, not_after: info.not_after })
-        })
+        .map(|(file, info)| CertificateDates { file, not_before: info.not_before, not_after: info.not_after })
         .collect()
 }

@@ -4,13 +4,14 @@
 use std::path::PathBuf;
 
 use crate::layout::Layout;
+use crate::service::Manager;
 
 /// The units that start Docker, whoever packaged it.
 pub(super) const DOCKER: [&str; 3] = ["docker.service", "docker.socket", "snap.docker.dockerd.service"];
 
-/// Whether systemd is PID 1, by the test of `sd_booted(3)`.
+/// Whether systemd is PID 1.
 pub(super) fn systemd_runs(layout: &Layout) -> bool {
-    layout.root().join("run/systemd/system").is_dir()
+    Manager::detect(layout) == Manager::Systemd
 }
 
 /// Where units are, see systemd.unit(5).
