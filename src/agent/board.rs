@@ -44,11 +44,20 @@ pub struct Snapshot {
     /// Why containers do not run, by name.
     pub waiting: BTreeMap<String, Waiting>,
     /// What dead containers said of their end, by id.
-    pub last_words: BTreeMap<String, String>,
+    pub last_words: BTreeMap<String, LastWords>,
     /// Names of `plinth.dev/after` that are not waited for, and other remarks.
     pub remarks: Vec<String>,
     /// What is being done right now and takes long.
     pub doing: Option<String>,
+}
+
+/// What a dead container said of its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LastWords {
+    /// The line of its log that tells most; empty when there is none.
+    pub line: String,
+    /// Its termination message; empty when it left none.
+    pub message: String,
 }
 
 /// Shared by everything in one agent.

@@ -21,6 +21,7 @@
 pub mod board;
 pub mod client;
 pub mod host;
+pub mod message;
 pub mod metrics;
 pub mod pod;
 pub mod probe;

@@ -12,6 +12,7 @@ use super::pod::{CONFIG_SEEN, RestartPolicy, StaticPod};
 use super::status::{ContainerSummary, PodSummary, TerminationSummary};
 use super::step::{SANDBOX, attempt_of, instances, is_running, name_of, uid_of};
 use super::translate::{self, Node};
+use crate::logline;
 use crate::runtime::{Container, State, Termination};
 
 /// One pod for `/status`.
@@ -101,6 +102,7 @@ fn leftover(snapshot: &Snapshot) -> PodSummary {
 
 /// One container of a pod, put together.
 struct Seen<'a> {
+    snapshot: &'a Snapshot,
     spec: &'a Spec,
     init: bool,
     newest: Option<&'a Container>,
@@ -129,7 +131,6 @@ fn seen<'a>(snapshot: &'a Snapshot, pod: &'a StaticPod, spec: &'a Spec, init: bo
     let last = newest.and_then(ended);
     let previous = all.iter().rev().skip(1).find_map(|container| ended(container));
     let waiting = snapshot.waiting.get(&spec.name);
-    let words = |container: &Container| snapshot.last_words.get(&container.id).cloned().unwrap_or_default();
     let mut summary = ContainerSummary {
         name: spec.name.clone(),
         image: spec.image.clone().unwrap_or_default(),
@@ -139,7 +140,7 @@ fn seen<'a>(snapshot: &'a Snapshot, pod: &'a StaticPod, spec: &'a Spec, init: bo
             container_id: container.id.clone(),
             exit_code: termination.exit_code,
             reason: reason(termination).to_owned(),
-            message: if termination.error.is_empty() { words(container) } else { termination.error.clone() },
+            message: spoken(snapshot, container, termination),
             finished_at: termination.finished_at,
         }),
         ..ContainerSummary::default()
@@ -173,20 +174,37 @@ fn seen<'a>(snapshot: &'a Snapshot, pod: &'a StaticPod, spec: &'a Spec, init: bo
             }
         }
     }
-    Seen { spec, init, newest, summary, ended: last, previous }
+    Seen { snapshot, spec, init, newest, summary, ended: last, previous }
+}
+
+/// Why it ended: in the engine's words, its own, or else those of its log.
+fn spoken(snapshot: &Snapshot, container: &Container, end: &Termination) -> String {
+    if !end.error.is_empty() {
+        return end.error.clone();
+    }
+    let words = snapshot.last_words.get(&container.id).cloned().unwrap_or_default();
+    if words.message.is_empty() { words.line } else { words.message }
 }
 
 impl Seen<'_> {
     fn status(&self) -> ContainerStatus {
         let summary = &self.summary;
         let id = |container: &Container| format!("docker://{}", container.id);
+        let message = |container: &Container, end: &Termination| {
+            let own = self.snapshot.last_words.get(&container.id).map_or("", |words| words.message.as_str());
+            match (end.error.as_str(), own) {
+                ("", "") => None,
+                (text, "") | ("", text) => Some(text.to_owned()),
+                (error, own) => Some(format!("{error}: {own}")),
+            }
+        };
         let terminated = |(container, end): (&Container, &Termination)| ContainerStateTerminated {
             container_id: Some(id(container)),
             exit_code: i32::try_from(end.exit_code).unwrap_or(i32::MAX),
             finished_at: Some(Time(end.finished_at)),
             started_at: Some(Time(end.started_at)),
             reason: Some(reason(end).to_owned()),
-            message: (!end.error.is_empty()).then(|| end.error.clone()),
+            message: message(container, end),
             signal: None,
         };
         let state = match summary.state.as_str() {
@@ -277,8 +295,9 @@ fn message(
             "OOMKilled" => "killed for lack of memory".to_owned(),
             _ => format!("exit code {}", end.exit_code),
         };
-        let words = if end.message.is_empty() { String::new() } else { format!(": {}", end.message) };
-        format!("{code}{words}")
+        let lines: Vec<_> = end.message.lines().map(str::to_owned).collect();
+        let line: String = logline::most_telling(&lines).unwrap_or_default().trim().chars().take(400).collect();
+        if line.is_empty() { code } else { format!("{code}: {line}") }
     };
     let times = |count: u32| if count == 1 { "once".to_owned() } else { format!("{count} times") };
     Some(match (summary.state.as_str(), summary.reason.as_str(), &summary.last_termination) {

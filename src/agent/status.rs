@@ -113,7 +113,7 @@ pub struct TerminationSummary {
     pub exit_code: i64,
     /// `OOMKilled`, `Error`, `Completed`, `ContainerCannotRun`.
     pub reason: String,
-    /// The engine's words, or the termination message.
+    /// The engine's words, or else the termination message, or else the most telling line of the log.
     pub message: String,
     /// When it ended.
     pub finished_at: Timestamp,

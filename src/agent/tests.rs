@@ -534,6 +534,38 @@ async fn a_crash_loop_is_explained() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_termination_message_is_shown_also_by_the_next_agent_and_goes_with_its_container() {
+    let mut host = Host::started();
+    host.fake.set_program("i:1", Program::default().exits_after(Duration::from_millis(100), 2));
+    let text = pod("web", "i:1", "").replace("name: c,", "name: c, terminationMessagePath: /why,");
+    host.write("web", &text.replace("spec:\n", "spec:\n  restartPolicy: Never\n"));
+    let file = |host: &Host| {
+        let spec = host.fake.containers().last().and_then(|container| host.fake.spec(&container.id))?;
+        Some(spec.mounts.iter().find(|mount| mount.target == "/why")?.source.clone())
+    };
+    host.until("it is created", |host| file(host).is_some()).await;
+    let never = file(&host).unwrap();
+    std::fs::write(&never, "the disk is full").unwrap();
+    host.until("it ended", |host| host.running().is_empty()).await;
+    for _ in 0..2 {
+        sleep(Duration::from_secs(1)).await;
+        let status = host.status().await;
+        let end = status.pods[0].containers[0].last_termination.clone().unwrap();
+        assert_eq!((end.exit_code, end.message.as_str()), (2, "the disk is full"));
+        assert!(host.get("/pods").await.contains("\"message\":\"the disk is full\""));
+        host.stop().await;
+        host.start();
+    }
+    host.write("web", &text);
+    host.until("it crashed and was restarted", |host| host.fake.count(Op::Start) == 4).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(!never.exists());
+    let last = file(&host).unwrap();
+    let files = std::fs::read_dir(last.parent().unwrap()).unwrap().count();
+    assert_eq!(files, host.fake.containers().len(), "those of removed instances are gone");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
     let host = Host::started();
     host.fake.lose_next_answer(Op::Create);

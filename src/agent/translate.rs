@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, PodSecurityContext, SecurityContext};
 
 use super::pod::StaticPod;
-use super::quantity;
 use super::step::{GRACE_LABEL, SANDBOX};
+use super::{message, quantity};
 use crate::runtime::{ContainerSpec, Dns, Mount, PortBinding, Propagation, Resources, labels};
 
 /// Log rotation: bytes per file (kubelet: `containerLogMaxSize`, 10Mi).
@@ -52,6 +52,8 @@ pub struct Context<'a> {
     pub pod_ip: Option<IpAddr>,
     /// Volumes on the host, by name.
     pub volumes: &'a BTreeMap<String, PathBuf>,
+    /// File on the host for the termination message.
+    pub message_file: Option<&'a Path>,
     /// User of the image; `None` when nobody asked.
     pub image_user: Option<&'a str>,
 }
@@ -111,7 +113,7 @@ pub fn container(
         env: env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
         working_dir: container.working_dir.clone().filter(|path| !path.is_empty()),
         labels: self::labels(pod, &container.name, attempt, context),
-        mounts: mounts(container, context.volumes),
+        mounts: mounts(container, context),
         resources: resources(container),
         oom_score_adj: allowed(oom_score(pod, container, context.node), context.node),
         stdin: container.stdin == Some(true),
@@ -255,15 +257,15 @@ fn dns(pod: &StaticPod, host: &Dns) -> Option<Dns> {
     Some(dns)
 }
 
-fn mounts(container: &Container, volumes: &BTreeMap<String, PathBuf>) -> Vec<Mount> {
-    container
+fn mounts(container: &Container, context: &Context<'_>) -> Vec<Mount> {
+    let mut mounts: Vec<_> = container
         .volume_mounts
         .iter()
         .flatten()
         .filter_map(|mount| {
             let target = &mount.mount_path;
             Some(Mount {
-                source: volumes.get(&mount.name)?.clone(),
+                source: context.volumes.get(&mount.name)?.clone(),
                 // The kubelet takes a relative mountPath from the root.
                 target: if target.starts_with('/') { target.clone() } else { format!("/{target}") },
                 read_only: mount.read_only == Some(true),
@@ -274,7 +276,15 @@ fn mounts(container: &Container, volumes: &BTreeMap<String, PathBuf>) -> Vec<Mou
                 },
             })
         })
-        .collect()
+        .collect();
+    let target = message::target(container);
+    if let Some(file) = context.message_file
+        && !mounts.iter().any(|mount| mount.target == target)
+    {
+        let source = file.to_path_buf();
+        mounts.push(Mount { source, target, read_only: false, propagation: Propagation::Private });
+    }
+    mounts
 }
 
 fn quantity(container: &Container, requests: bool, name: &str) -> Option<String> {

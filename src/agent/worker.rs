@@ -21,22 +21,20 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::Ledger;
-use super::board::{Answer, Board, Snapshot};
+use super::board::{Answer, Board, LastWords, Snapshot};
 use super::pod::{DEFAULT_BUDGET, Order, PodKey, StaticPod};
 use super::probe::{Health, Outcome, ProbeKind, Prober, Report, Target, Watch};
 use super::source::file::{is_remembered, remember};
 use super::step::{
-    Action, Observed, PodState, SANDBOX, Step, Stop, Timings, Unready, belongs_to, instances, is_running, name_of, step,
+    Action, Observed, PodState, SANDBOX, Step, Stop, Timings, Unready, attempt_of, belongs_to, instances, is_running,
+    name_of, step, uid_of,
 };
 use super::translate::{self, Context, Node};
-use super::volume;
+use super::{message, volume};
 use crate::clock::Clock;
 use crate::journal::{Creation, Record};
 use crate::logline;
 use crate::runtime::{Container, EventKind, Runtime, RuntimeError, State};
-
-/// How much of a dead container's log is searched for what tells why: a Go panic has its reason above its stack.
-const LAST_LINES: usize = 60;
 
 /// What all workers of an agent share.
 pub struct Shared<R> {
@@ -112,7 +110,7 @@ pub struct Worker<R> {
     containers: BTreeMap<String, Container>,
     health: BTreeMap<String, Health>,
     watches: BTreeMap<String, Watching>,
-    last_words: BTreeMap<String, String>,
+    last_words: BTreeMap<String, LastWords>,
     state: PodState,
     /// The runtime does not answer; wait for a list.
     away: bool,
@@ -300,10 +298,17 @@ impl<R: Runtime> Worker<R> {
     }
 
     async fn remove(&mut self, id: &str) -> bool {
-        let name = self.containers.get(id).map(|container| name_of(container).to_owned()).unwrap_or_default();
+        let container = self.containers.get(id).cloned();
+        let name = container.as_ref().map(|container| name_of(container).to_owned()).unwrap_or_default();
         match self.shared.runtime.remove(id).await {
             Ok(()) | Err(RuntimeError::NoSuchContainer(_)) => {
                 self.forget(id);
+                if let Some(container) = container
+                    && let Err(error) =
+                        message::discard(&self.shared.pods, uid_of(&container), &name, attempt_of(&container))
+                {
+                    tracing::warn!(pod = %self.key, %error, "cannot remove a termination message");
+                }
                 true
             }
             Err(error) => {
@@ -422,6 +427,7 @@ impl<R: Runtime> Worker<R> {
             sandbox: sandbox.as_ref().map(|sandbox| sandbox.id.as_str()),
             pod_ip,
             volumes: &BTreeMap::new(),
+            message_file: None,
             image_user: None,
         };
         let config = |error: translate::TranslateError| ("CreateContainerConfigError", error.to_string());
@@ -429,6 +435,8 @@ impl<R: Runtime> Worker<R> {
             return translate::sandbox(pod, &self.shared.pause_image, attempt, &context).map_err(config);
         };
         let volumes = volume::prepare(pod, container, &self.shared.pods, self.shared.ledger.as_ref())
+            .map_err(|error| ("ContainerCreating", error.to_string()))?;
+        let message_file = message::prepare(&self.shared.pods, &pod.uid, name, attempt)
             .map_err(|error| ("ContainerCreating", error.to_string()))?;
         let user = if translate::needs_image_user(pod, container) {
             let image = container.image.as_deref().unwrap_or_default();
@@ -438,6 +446,7 @@ impl<R: Runtime> Worker<R> {
             None
         };
         context.volumes = &volumes;
+        context.message_file = Some(&message_file);
         context.image_user = user.as_deref();
         translate::container(pod, container, attempt, &context).map_err(config)
     }
@@ -473,18 +482,23 @@ impl<R: Runtime> Worker<R> {
             self.remembered.clone_from(&pod.hash);
         }
         self.record();
+        let Wanted::Run { pod, .. } = wanted else { return false };
         let silent: Vec<_> = self
             .containers
             .values()
-            .filter(|container| matches!(container.state, State::Exited(_)) && name_of(container) != SANDBOX)
-            .map(|container| container.id.clone())
-            .filter(|id| !self.last_words.contains_key(id))
+            .filter(|container| belongs_to(container, pod) && !self.last_words.contains_key(&container.id))
+            .filter_map(|container| match &container.state {
+                State::Exited(end) => Some((container.id.clone(), pod.container(name_of(container))?, end.exit_code)),
+                _ => None,
+            })
             .collect();
-        for id in &silent {
-            let log = self.shared.runtime.logs(id, LAST_LINES).await.unwrap_or_default();
+        for (id, spec, exit_code) in &silent {
+            let log = self.shared.runtime.logs(id, message::LOG_LINES).await.unwrap_or_default();
             let lines: Vec<_> = log.lines().map(str::to_owned).collect();
-            let words = logline::most_telling(&lines).unwrap_or_default();
-            self.last_words.insert(id.clone(), words.trim().chars().take(400).collect());
+            let line = logline::most_telling(&lines).unwrap_or_default().trim().chars().take(400).collect();
+            let attempt = self.containers.get(id).map_or(0, attempt_of);
+            let message = message::read(&self.shared.pods, pod, spec, attempt, *exit_code, &log);
+            self.last_words.insert(id.clone(), LastWords { line, message });
         }
         !silent.is_empty()
     }

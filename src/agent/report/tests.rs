@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::board::LastWords;
 use super::super::pod::tests::pod as read;
 use super::super::probe::Health;
 use super::super::step::Waiting;
@@ -74,6 +75,17 @@ fn wait(snapshot: &mut Snapshot, reason: &'static str, message: &str, until: Opt
     snapshot.waiting.insert("kube-apiserver".into(), waiting);
 }
 
+fn node() -> Node {
+    Node {
+        name: "node".into(),
+        address: "192.0.2.2".parse().unwrap(),
+        memory: 1,
+        cpus: 1,
+        dns: crate::runtime::Dns::default(),
+        may_protect_from_oom: true,
+    }
+}
+
 fn message_of(snapshot: &Snapshot) -> String {
     summary(snapshot, at(2)).message.expect("it is not well")
 }
@@ -93,13 +105,28 @@ fn a_pod_that_is_well_says_nothing() {
 fn a_crash_loop_is_told_in_one_line() {
     let mut snapshot = snapshot(&[(1, ended(1)), (2, ended(1))]);
     wait(&mut snapshot, "CrashLoopBackOff", "back-off 20s", Some(22));
-    snapshot.last_words.insert("id2".into(), "bind: address already in use".into());
+    let line = "bind: address already in use".to_owned();
+    snapshot.last_words.insert("id2".into(), LastWords { line, message: String::new() });
     assert_eq!(
         message_of(&snapshot),
         "kube-apiserver crashed 3 times, last exit code 1: bind: address already in use; restarts in 20 s"
     );
     let summary = summary(&snapshot, at(2));
     assert_eq!((summary.phase.as_str(), summary.containers[0].state.as_str()), ("Running", "waiting"));
+}
+
+#[test]
+fn a_termination_message_goes_before_the_log_and_is_shown_whole_in_the_api_object() {
+    let mut snapshot = snapshot(&[(0, ended(1))]);
+    let message = "E1121 0] disk is full\nsee the manual\nbye\n".to_owned();
+    snapshot.last_words.insert("id0".into(), LastWords { line: "logged".into(), message: message.clone() });
+    wait(&mut snapshot, "CrashLoopBackOff", "", Some(12));
+    let last = summary(&snapshot, at(2)).containers[0].last_termination.clone().unwrap();
+    assert_eq!(last.message, message);
+    assert!(message_of(&snapshot).contains("exit code 1: disk is full; restarts"), "{}", message_of(&snapshot));
+    let object = pod(&snapshot, &node()).unwrap();
+    let status = object.status.unwrap().container_statuses.unwrap().remove(0);
+    assert_eq!(status.last_state.unwrap().terminated.unwrap().message, Some(message));
 }
 
 #[test]
@@ -140,15 +167,7 @@ fn every_other_trouble_has_its_line() {
 fn the_api_object_has_a_kubelets_status() {
     let mut snapshot = snapshot(&[(0, ended(1)), (1, running())]);
     snapshot.health.insert("id1".into(), Health { started: true, ready: true, ..Health::default() });
-    let node = Node {
-        name: "node".into(),
-        address: "192.0.2.2".parse().unwrap(),
-        memory: 1,
-        cpus: 1,
-        dns: crate::runtime::Dns::default(),
-        may_protect_from_oom: true,
-    };
-    let pod = pod(&snapshot, &node).unwrap();
+    let pod = pod(&snapshot, &node()).unwrap();
     let status = pod.status.unwrap();
     assert_eq!(status.phase.as_deref(), Some("Running"));
     assert_eq!((status.pod_ip.as_deref(), status.qos_class.as_deref()), (Some("192.0.2.2"), Some("BestEffort")));

@@ -18,8 +18,15 @@ fn translated(spec: &str, of: &str) -> Result<ContainerSpec, TranslateError> {
     let node = node(true);
     let sandbox = pod.needs_sandbox().then_some("sandbox-id");
     let pod_ip = Some("172.17.0.2".parse().unwrap());
-    let context =
-        Context { agent_id: "agent", node: &node, sandbox, pod_ip, volumes: &volumes, image_user: Some("nobody") };
+    let context = Context {
+        agent_id: "agent",
+        node: &node,
+        sandbox,
+        pod_ip,
+        volumes: &volumes,
+        message_file: Some(Path::new("/pods/uid/containers/c/00000003")),
+        image_user: Some("nobody"),
+    };
     container(&pod, &pod.containers()[0], 3, &context)
 }
 
@@ -56,6 +63,18 @@ fn a_control_plane_pod_becomes_one_container_on_the_host() {
     assert_eq!(spec.labels[labels::AGENT], "agent");
     assert_eq!(spec.labels[GRACE_LABEL], "30");
     assert!(!spec.labels.contains_key("io.kubernetes.docker.type"), "cri-dockerd would claim it");
+}
+
+#[test]
+fn the_termination_message_has_its_file() {
+    for (path, target) in [("''", "/dev/termination-log"), ("tmp/why", "/tmp/why"), ("/x", "/x")] {
+        let mounts = spec(HOST, &format!("terminationMessagePath: {path}")).mounts;
+        assert_eq!(mounts.len(), 1);
+        assert_eq!(mounts[0].source, Path::new("/pods/uid/containers/c/00000003"));
+        assert_eq!((mounts[0].target.as_str(), mounts[0].read_only), (target, false), "{path}");
+    }
+    let own = spec(HOST, "volumeMounts: [{name: v, mountPath: /dev/termination-log}]").mounts;
+    assert_eq!((own.len(), own[0].source.as_path()), (1, Path::new("/host/v")), "a volume there goes first");
 }
 
 #[test]
@@ -167,8 +186,15 @@ fn others_join_a_sandbox_that_has_the_ports_the_name_and_the_addresses() {
 
     let node = node(true);
     let volumes = BTreeMap::new();
-    let context =
-        Context { agent_id: "agent", node: &node, sandbox: None, pod_ip: None, volumes: &volumes, image_user: None };
+    let context = Context {
+        agent_id: "agent",
+        node: &node,
+        sandbox: None,
+        pod_ip: None,
+        volumes: &volumes,
+        message_file: None,
+        image_user: None,
+    };
     let sandbox = sandbox(&pod_of(text, ports), "pause:1", 0, &context).unwrap();
     assert!(sandbox.name.starts_with("k8s_POD_web-node-1_default_"));
     assert_eq!((sandbox.network.as_str(), sandbox.ipc.as_str()), ("default", "shareable"));
