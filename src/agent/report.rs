@@ -20,7 +20,7 @@ pub fn summary(snapshot: &Snapshot, now: Timestamp) -> PodSummary {
     let containers = containers(snapshot);
     let Some(pod) = &snapshot.pod else { return leftover(snapshot) };
     let phase = phase(pod, &containers);
-    let ready = phase == "Running" && regular(pod, &containers).all(|container| container.summary.ready);
+    let ready = phase == "Running" && containers.iter().filter(|seen| !seen.init).all(|seen| seen.summary.ready);
     PodSummary {
         namespace: pod.key.namespace.clone(),
         name: pod.key.name.clone(),
@@ -43,7 +43,7 @@ pub fn pod(snapshot: &Snapshot, node: &Node) -> Option<Pod> {
     let phase = phase(pod, &containers);
     let initialized = regular(pod, &containers).any(|c| c.summary.state != "waiting" || c.summary.restart_count > 0)
         || pod.init_containers().is_empty();
-    let ready = phase == "Running" && regular(pod, &containers).all(|container| container.summary.ready);
+    let ready = phase == "Running" && containers.iter().filter(|seen| !seen.init).all(|seen| seen.summary.ready);
     let condition = |type_: &str, status: bool, reason: &str| PodCondition {
         type_: type_.to_owned(),
         status: if status { "True" } else { "False" }.to_owned(),
@@ -57,8 +57,8 @@ pub fn pod(snapshot: &Snapshot, node: &Node) -> Option<Pod> {
     } else {
         snapshot.containers.values().find(|c| name_of(c) == SANDBOX && is_running(c)).and_then(|c| c.ip)
     };
-    let (init, regular): (Vec<_>, Vec<_>) = containers.iter().partition(|container| container.init);
-    let statuses = |list: Vec<&Seen<'_>>| list.into_iter().map(Seen::status).collect::<Vec<_>>();
+    let (init, regular) = containers.split_at(pod.init_containers().len());
+    let statuses = |list: &[Seen<'_>]| list.iter().map(Seen::status).collect::<Vec<_>>();
     object.status = Some(PodStatus {
         phase: Some(phase.to_owned()),
         conditions: Some(vec![
@@ -104,6 +104,7 @@ fn leftover(snapshot: &Snapshot) -> PodSummary {
 struct Seen<'a> {
     snapshot: &'a Snapshot,
     spec: &'a Spec,
+    /// It is to run to its end before the regular ones start; not so a sidecar.
     init: bool,
     newest: Option<&'a Container>,
     summary: ContainerSummary,
@@ -118,7 +119,8 @@ fn regular<'a, 'b>(pod: &StaticPod, containers: &'b [Seen<'a>]) -> impl Iterator
 fn containers(snapshot: &Snapshot) -> Vec<Seen<'_>> {
     let Some(pod) = &snapshot.pod else { return Vec::new() };
     let init = pod.init_containers().len();
-    pod.all_containers().enumerate().map(|(index, spec)| seen(snapshot, pod, spec, index < init)).collect()
+    let all = pod.all_containers().enumerate();
+    all.map(|(index, spec)| seen(snapshot, pod, spec, index < init && !pod.is_sidecar(&spec.name))).collect()
 }
 
 fn seen<'a>(snapshot: &'a Snapshot, pod: &'a StaticPod, spec: &'a Spec, init: bool) -> Seen<'a> {

@@ -26,6 +26,10 @@ pub const SANDBOX: &str = "POD";
 /// manifest is no longer there. The kubelet's name.
 pub const GRACE_LABEL: &str = "io.kubernetes.pod.terminationGracePeriod";
 
+/// Label on sidecars: their place among the init containers, because they stop in the reverse order also when the
+/// manifest is no longer there.
+pub const SIDECAR_LABEL: &str = "plinth.dev/sidecar";
+
 /// Waiting times. The defaults are the kubelet's; tests shorten them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
@@ -185,7 +189,7 @@ impl PodState {
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Stop these at the same time.
+    /// Stop these, those of one turn at the same time.
     Stop(Vec<Stop>),
     /// Remove a container that does not run.
     Remove {
@@ -225,8 +229,10 @@ pub struct Stop {
     pub container: String,
     /// Its id.
     pub id: String,
-    /// Time between SIGTERM and SIGKILL.
+    /// Time until SIGKILL, the wait for earlier turns included.
     pub grace: Duration,
+    /// It is stopped when all of the earlier turns have ended: zero, but for sidecars.
+    pub turn: usize,
     /// Why, for the log.
     pub why: String,
 }
@@ -361,7 +367,7 @@ impl Round<'_> {
         }
         if self.init(pod) {
             for container in pod.containers() {
-                self.regular(pod, &container.name);
+                self.lasting(pod, &container.name);
             }
         }
         if self.out.actions.is_empty() {
@@ -373,9 +379,10 @@ impl Round<'_> {
     fn finished(&mut self, pod: &StaticPod, current: &[&Container]) -> bool {
         let policy = pod.restart_policy();
         let end = |name: &str| instances(self.observed.containers, pod, name).last().and_then(|c| ended(c));
+        // Sidecars do not keep a pod from its end.
         let over = |name: &str| end(name).is_some_and(|(code, _)| !policy.restarts(code));
         let init_failed = policy == RestartPolicy::Never
-            && pod.init_containers().iter().any(|c| end(&c.name).is_some_and(|(code, _)| code != 0));
+            && pod.plain_init_containers().any(|c| end(&c.name).is_some_and(|(code, _)| code != 0));
         if !(init_failed || pod.containers().iter().all(|container| over(&container.name))) {
             return false;
         }
@@ -411,7 +418,7 @@ impl Round<'_> {
         }
         let stale: Vec<_> = inhabitants
             .into_iter()
-            .filter(|c| ended(c).is_none() || pod.init_containers().iter().any(|init| init.name == name_of(c)))
+            .filter(|c| ended(c).is_none() || pod.plain_init_containers().any(|init| init.name == name_of(c)))
             .collect();
         if stale.is_empty() {
             if !self.held(pod) && self.may_restart(pod, SANDBOX, newest, ended_at) {
@@ -423,48 +430,80 @@ impl Round<'_> {
         false
     }
 
-    /// Sees to the init containers; `true` when the regular ones may run.
+    /// Sees to the init containers, sidecars among them; `true` when the regular ones may run.
     fn init(&mut self, pod: &StaticPod) -> bool {
-        let running = |name: &str| instances(self.observed.containers, pod, name).iter().any(|c| is_running(c));
-        if pod.init_containers().is_empty() || pod.containers().iter().any(|c| running(&c.name)) {
+        if pod.init_containers().is_empty() {
             return true;
         }
-        for container in pod.containers() {
-            self.wait(&container.name, "PodInitializing", "", None);
+        let running = |name: &str| instances(self.observed.containers, pod, name).iter().any(|c| is_running(c));
+        let initialized = pod.containers().iter().any(|container| running(&container.name));
+        let done = if initialized { pod.init_containers().len() } else { self.init_done(pod) };
+        if !initialized {
+            for container in pod.containers() {
+                self.wait(&container.name, "PodInitializing", "", None);
+            }
         }
-        let mut next = 0;
+        for (index, container) in pod.init_containers().iter().enumerate() {
+            if pod.is_sidecar(&container.name) {
+                self.lasting(pod, &container.name);
+                if index >= done && !self.has_started(pod, &container.name) {
+                    return false;
+                }
+            } else if index >= done {
+                self.plain_init(pod, &container.name);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// How many init containers are behind the pod: up to the last plain one that succeeded since the boot. Those
+    /// before it are not asked, for they may have been removed.
+    fn init_done(&self, pod: &StaticPod) -> usize {
         for (index, container) in pod.init_containers().iter().enumerate().rev() {
-            let Some(newest) = instances(self.observed.containers, pod, &container.name).pop() else { continue };
-            match ended(newest) {
-                Some((0, ended_at)) if ended_at >= self.observed.booted_at => {
-                    next = index + 1;
-                    break;
-                }
+            if pod.is_sidecar(&container.name) {
+                continue;
+            }
+            let newest = instances(self.observed.containers, pod, &container.name).pop();
+            match newest.map(|newest| ended(newest)) {
+                Some(Some((0, ended_at))) if ended_at >= self.observed.booted_at => return index + 1,
                 // Of the last boot: all of them once more, from the first.
-                Some((0, _)) => {}
-                Some((_, ended_at)) => {
-                    if !self.held(pod) && self.may_restart(pod, &container.name, newest, ended_at) {
-                        self.launch(pod, &container.name, attempt_of(newest) + 1);
-                    }
-                    return false;
-                }
-                None => {
-                    if !is_running(newest) && !self.held(pod) {
-                        self.start(&container.name, &newest.id);
-                    }
-                    return false;
+                None | Some(Some((0, _))) => {}
+                Some(_) => return index,
+            }
+        }
+        0
+    }
+
+    /// Sees to the init container whose turn it is.
+    fn plain_init(&mut self, pod: &StaticPod, name: &str) {
+        let newest = instances(self.observed.containers, pod, name).pop();
+        if newest.is_some_and(is_running) || self.held(pod) {
+            return;
+        }
+        let Some(newest) = newest else { return self.launch(pod, name, 0) };
+        match ended(newest) {
+            None => self.start(name, &newest.id),
+            Some((0, _)) => self.launch(pod, name, attempt_of(newest) + 1),
+            Some((_, ended_at)) => {
+                if self.may_restart(pod, name, newest, ended_at) {
+                    self.launch(pod, name, attempt_of(newest) + 1);
                 }
             }
         }
-        let Some(container) = pod.init_containers().get(next) else { return true };
-        if !self.held(pod) {
-            let before = instances(self.observed.containers, pod, &container.name).pop();
-            self.launch(pod, &container.name, before.map_or(0, |container| attempt_of(container) + 1));
-        }
-        false
     }
 
-    fn regular(&mut self, pod: &StaticPod, name: &str) {
+    /// Whether the container runs and has passed its start-up probe.
+    fn has_started(&self, pod: &StaticPod, name: &str) -> bool {
+        let newest = instances(self.observed.containers, pod, name).pop().filter(|newest| is_running(newest));
+        newest.is_some_and(|newest| match self.observed.health.get(&newest.id) {
+            Some(health) => health.started,
+            None => pod.container(name).is_some_and(|container| container.startup_probe.is_none()),
+        })
+    }
+
+    /// Sees to a container that is to go on running.
+    fn lasting(&mut self, pod: &StaticPod, name: &str) {
         self.out.waiting.remove(name);
         let Some(newest) = instances(self.observed.containers, pod, name).pop() else {
             // The container may be made while the pod is held: when the hold ends, only the start remains.
@@ -482,10 +521,13 @@ impl Round<'_> {
                 });
                 let own = probe.and_then(|probe| probe.termination_grace_period_seconds);
                 let grace = own.map_or_else(|| pod.grace(), |seconds| grace(Some(seconds)));
-                self.stop(vec![Stop { container: name.to_owned(), id: newest.id.clone(), grace, why }]);
+                self.stop(vec![Stop { container: name.to_owned(), id: newest.id.clone(), grace, turn: 0, why }]);
             }
         } else if let Some((code, ended_at)) = ended(newest) {
-            if pod.restart_policy().restarts(code) && !self.held(pod) && self.may_restart(pod, name, newest, ended_at) {
+            if pod.restart_policy_of(name).restarts(code)
+                && !self.held(pod)
+                && self.may_restart(pod, name, newest, ended_at)
+            {
                 self.launch(pod, name, attempt_of(newest) + 1);
             }
         } else if !self.held(pod) {
@@ -610,28 +652,36 @@ impl Round<'_> {
     }
 
     fn stop(&mut self, stops: Vec<Stop>) {
-        let stops: Vec<_> = stops.into_iter().filter(|stop| !self.blocked(&stop.container)).collect();
+        let (blocked, mut stops): (Vec<_>, Vec<_>) = stops.into_iter().partition(|stop| self.blocked(&stop.container));
+        // Nobody goes before those whose turn is earlier.
+        let last = blocked.iter().map(|stop| stop.turn).min();
+        stops.retain(|stop| last.is_none_or(|last| stop.turn <= last));
         if !stops.is_empty() {
             self.out.actions.push(Action::Stop(stops));
         }
     }
 
-    /// Stops those that run, the sandbox after all others; `false` when none runs.
+    /// Stops those that run: sidecars after the regular containers and in reverse order, the sandbox after all others;
+    /// `false` when none runs.
     fn stop_running(&mut self, containers: &[&Container], why: &str) -> bool {
-        let running: Vec<_> = containers.iter().filter(|container| is_running(container)).collect();
-        let inhabitants = running.iter().filter(|container| name_of(container) != SANDBOX).count();
-        let stops = running
-            .iter()
-            .filter(|container| inhabitants == 0 || name_of(container) != SANDBOX)
+        let running: Vec<_> = containers.iter().copied().filter(|container| is_running(container)).collect();
+        let any = !running.is_empty();
+        let (sandboxes, inhabitants): (Vec<_>, Vec<_>) = running.into_iter().partition(|c| name_of(c) == SANDBOX);
+        let places: BTreeSet<_> = inhabitants.iter().filter_map(|container| place_of(container)).collect();
+        let turn = |container: &Container| place_of(container).map_or(0, |place| places.range(place..).count());
+        let mut stops: Vec<_> = if inhabitants.is_empty() { sandboxes } else { inhabitants }
+            .into_iter()
             .map(|container| Stop {
                 container: name_of(container).to_owned(),
                 id: container.id.clone(),
                 grace: if name_of(container) == SANDBOX { grace(Some(0)) } else { grace_of(container) },
+                turn: turn(container),
                 why: why.to_owned(),
             })
             .collect();
+        stops.sort_by_key(|stop| stop.turn);
         self.stop(stops);
-        !running.is_empty()
+        any
     }
 
     /// Removes all of these that no failed call keeps waiting.
@@ -681,6 +731,11 @@ impl Round<'_> {
 
 fn grace_of(container: &Container) -> Duration {
     grace(container.labels.get(GRACE_LABEL).and_then(|seconds| seconds.parse().ok()))
+}
+
+/// Of a sidecar: its place among the init containers.
+fn place_of(container: &Container) -> Option<u32> {
+    container.labels.get(SIDECAR_LABEL)?.parse().ok()
 }
 
 fn after(at: Timestamp, delay: Duration) -> Timestamp {

@@ -565,6 +565,71 @@ async fn a_termination_message_is_shown_also_by_the_next_agent_and_goes_with_its
     assert_eq!(files, host.fake.containers().len(), "those of removed instances are gone");
 }
 
+fn with_sidecars(more: &str) -> String {
+    pod("web", "i:1", "").replace(
+        "spec:\n",
+        &format!(
+            "spec:\n  {more}\n  terminationGracePeriodSeconds: 10\n  initContainers:\n  \
+             - {{name: s1, image: 'i:2', restartPolicy: Always, startupProbe: {{exec: {{command: [x]}}, periodSeconds: 1, \
+             failureThreshold: 60}}, readinessProbe: {{exec: {{command: [x]}}, periodSeconds: 1}}}}\n  \
+             - {{name: s2, image: 'i:2', restartPolicy: Always}}\n"
+        ),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn sidecars_start_before_and_stop_after_the_regular_containers_within_the_grace() {
+    let host = Host::started();
+    host.fake.set_program("s1", Program::default().answers_exec(1, "not yet"));
+    host.write("web", &with_sidecars(""));
+    host.until_running(&["POD_web-node_default", "s1_web-node_default"]).await;
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(host.running().len(), 2, "the others wait for its start-up probe");
+    let status = host.status().await;
+    assert_eq!((status.pods[0].phase.as_str(), status.pods[0].ready), ("Pending", false));
+    host.fake.set_program("s1", Program::default().ignores_stop());
+    host.until("all run", |host| host.running().len() == 4).await;
+    sleep(Duration::from_secs(3)).await;
+    let status = host.status().await;
+    assert!(status.pods[0].ready, "{status:#?}");
+    assert!(host.get("/pods").await.contains("initContainerStatuses"));
+
+    host.fake.set_program("c", Program::default().stops_after(Duration::from_secs(3), 0));
+    host.fake.set_program("s2", Program::default().stops_after(Duration::from_secs(4), 0));
+    host.fake.forget_calls();
+    host.delete("web");
+    host.until("it is gone", |host| host.fake.containers().is_empty()).await;
+    let stops: Vec<_> = host.fake.calls().into_iter().filter(|call| call.op == Op::Stop).collect();
+    let begin = stops[0].at;
+    let seen: Vec<_> = stops
+        .iter()
+        .map(|stop| {
+            let after = stop.at.duration_since(begin).as_secs_f64().round();
+            (short(&stop.target), after as i64, stop.limit.unwrap().as_secs_f64().round() as i64)
+        })
+        .collect();
+    let expected = [("c", 0, 10), ("s2", 3, 7), ("s1", 7, 3), ("POD", 10, 2)];
+    assert_eq!(seen, expected.map(|(name, at, grace)| (format!("{name}_web-node_default"), at, grace)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_with_sidecars_ends_when_its_regular_containers_have() {
+    let host = Host::started();
+    host.fake.set_program("c", Program::default().exits_after(Duration::from_secs(3), 0));
+    host.write("web", &with_sidecars("restartPolicy: Never"));
+    host.until("all run", |host| host.running().len() == 4).await;
+    let sidecar = host.fake.running().into_iter().find(|name| name.contains("_s2_")).unwrap();
+    host.fake.kill(&sidecar, 0);
+    host.until("the sidecar runs again", |host| host.running().len() == 4).await;
+    host.until("it ended", |host| host.running().is_empty()).await;
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(host.running(), Vec::<String>::new());
+    let pod = host.status().await.pods.remove(0);
+    assert_eq!(pod.phase, "Succeeded");
+    let counts: Vec<_> = pod.containers.iter().map(|c| (c.name.as_str(), c.restart_count)).collect();
+    assert_eq!(counts, [("s1", 0), ("s2", 1), ("c", 0)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
     let host = Host::started();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, PodSecurityContext, SecurityContext};
 
 use super::pod::StaticPod;
-use super::step::{GRACE_LABEL, SANDBOX};
+use super::step::{GRACE_LABEL, SANDBOX, SIDECAR_LABEL};
 use super::{message, quantity};
 use crate::runtime::{ContainerSpec, Dns, Mount, PortBinding, Propagation, Resources, labels};
 
@@ -206,7 +206,7 @@ fn address(text: &str) -> Result<IpAddr, TranslateError> {
 }
 
 fn labels(pod: &StaticPod, container: &str, attempt: u32, context: &Context<'_>) -> BTreeMap<String, String> {
-    [
+    let mut labels: BTreeMap<_, _> = [
         (labels::AGENT, context.agent_id.to_owned()),
         (labels::SPEC_HASH, pod.hash.clone()),
         (labels::RESTART_COUNT, attempt.to_string()),
@@ -217,7 +217,12 @@ fn labels(pod: &StaticPod, container: &str, attempt: u32, context: &Context<'_>)
         (GRACE_LABEL, pod.grace().as_secs().to_string()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
-    .into()
+    .into();
+    if pod.is_sidecar(container) {
+        let place = pod.init_containers().iter().position(|init| init.name == container).unwrap_or_default();
+        labels.insert(SIDECAR_LABEL.to_owned(), place.to_string());
+    }
+    labels
 }
 
 /// `spec.hostname` or the pod's name, at most 63 bytes, not ending in `-` or `.`.
@@ -340,14 +345,21 @@ fn oom_score(pod: &StaticPod, container: &Container, node: &Node) -> i64 {
     if pod.spec.priority_class_name.as_deref() == Some("system-node-critical") {
         return -997;
     }
+    let burstable = |memory: i64| {
+        let capacity = i128::from(node.memory.max(1));
+        let share = i128::from(memory) * 1000 / capacity;
+        i64::try_from(1000 - share).unwrap_or(0).clamp(3, 999)
+    };
+    let request = |container: &Container| whole(container, true, "memory");
     match qos_class(pod) {
         "Guaranteed" => -997,
         "BestEffort" => 1000,
-        _ => {
-            let capacity = i128::from(node.memory.max(1));
-            let share = i128::from(whole(container, true, "memory")) * 1000 / capacity;
-            i64::try_from(1000 - share).unwrap_or(0).clamp(3, 999)
+        // A sidecar is never likelier to be killed than the regular container that is likeliest.
+        _ if pod.is_sidecar(&container.name) => {
+            let least = pod.containers().iter().map(request).min().unwrap_or(0);
+            burstable(request(container).max(least))
         }
+        _ => burstable(request(container)),
     }
 }
 

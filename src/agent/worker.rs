@@ -18,11 +18,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Ledger;
 use super::board::{Answer, Board, LastWords, Snapshot};
-use super::pod::{DEFAULT_BUDGET, Order, PodKey, StaticPod};
+use super::pod::{DEFAULT_BUDGET, LEAST_GRACE, Order, PodKey, StaticPod};
 use super::probe::{Health, Outcome, ProbeKind, Prober, Report, Target, Watch};
 use super::source::file::{is_remembered, remember};
 use super::step::{
@@ -282,17 +282,24 @@ impl<R: Runtime> Worker<R> {
             tracing::info!(pod = %self.key, container = stop.container, grace = ?stop.grace, why = stop.why, "stopping");
         }
         let runtime = Arc::clone(&self.shared.runtime);
-        let results = join_all(stops.iter().map(|stop| runtime.stop(&stop.id, stop.grace))).await;
+        let since = Instant::now();
         let mut all = true;
-        for (stop, result) in stops.iter().zip(results) {
-            match result {
-                Ok(()) | Err(RuntimeError::NoSuchContainer(_)) => self.state.succeeded(&stop.container),
-                Err(error) => {
-                    all = false;
-                    self.failed(&stop.container, "KillContainerError", &error);
+        for turn in stops.chunk_by(|one, other| one.turn == other.turn) {
+            let left = |stop: &Stop| stop.grace.saturating_sub(since.elapsed()).max(LEAST_GRACE);
+            let results = join_all(turn.iter().map(|stop| runtime.stop(&stop.id, left(stop)))).await;
+            for (stop, result) in turn.iter().zip(results) {
+                match result {
+                    Ok(()) | Err(RuntimeError::NoSuchContainer(_)) => self.state.succeeded(&stop.container),
+                    Err(error) => {
+                        all = false;
+                        self.failed(&stop.container, "KillContainerError", &error);
+                    }
                 }
+                self.look(&stop.id).await;
             }
-            self.look(&stop.id).await;
+            if !all {
+                break;
+            }
         }
         all
     }
@@ -605,7 +612,7 @@ impl<R: Runtime> Worker<R> {
         };
         let mut running = BTreeMap::new();
         for container in self.containers.values().filter(|container| belongs_to(container, pod)) {
-            let spec = pod.containers().iter().find(|spec| spec.name == name_of(container));
+            let spec = pod.lasting_containers().find(|spec| spec.name == name_of(container));
             if let (Some(spec), State::Running { started_at, .. }) = (spec, &container.state) {
                 running.insert(container.id.clone(), (spec, *started_at));
             }

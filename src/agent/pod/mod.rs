@@ -193,6 +193,21 @@ impl StaticPod {
         self.spec.init_containers.as_deref().unwrap_or_default()
     }
 
+    /// Whether the container called `name` is a sidecar: an init container that goes on running beside the regular ones.
+    pub fn is_sidecar(&self, name: &str) -> bool {
+        self.init_containers().iter().any(|container| container.name == name && is_sidecar(container))
+    }
+
+    /// Init containers that run to their end.
+    pub fn plain_init_containers(&self) -> impl Iterator<Item = &Container> {
+        self.init_containers().iter().filter(|container| !is_sidecar(container))
+    }
+
+    /// Sidecars and regular containers: those that are probed, and that the pod's readiness depends on.
+    pub fn lasting_containers(&self) -> impl Iterator<Item = &Container> {
+        self.init_containers().iter().filter(|container| is_sidecar(container)).chain(self.containers())
+    }
+
     /// Init containers and regular ones.
     pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
         self.init_containers().iter().chain(self.containers())
@@ -208,10 +223,11 @@ impl StaticPod {
         self.spec.host_network == Some(true)
     }
 
-    /// Whether the pod needs a sandbox: not when it is on the host's network, has one main container and shares no
-    /// process namespace, because then its containers have nothing in common.
+    /// Whether the pod needs a sandbox: not when it is on the host's network, has one container that lasts and shares
+    /// no process namespace, because then its containers have nothing in common.
     pub fn needs_sandbox(&self) -> bool {
-        !(self.host_network() && self.containers().len() == 1 && self.spec.share_process_namespace != Some(true))
+        let alone = self.lasting_containers().count() == 1;
+        !(self.host_network() && alone && self.spec.share_process_namespace != Some(true))
     }
 
     /// How long its containers may take to stop. At least 2 s per container, as the kubelet has it.
@@ -226,6 +242,11 @@ impl StaticPod {
             Some("OnFailure") => RestartPolicy::OnFailure,
             _ => RestartPolicy::Always,
         }
+    }
+
+    /// When the container called `name` is started again: a sidecar always.
+    pub fn restart_policy_of(&self, name: &str) -> RestartPolicy {
+        if self.is_sidecar(name) { RestartPolicy::Always } else { self.restart_policy() }
     }
 
     /// How long the pod may take from the start of its containers until it answers: the longest start-up probe of its
@@ -271,9 +292,17 @@ impl RestartPolicy {
     }
 }
 
-/// The kubelet's `minimumGracePeriodInSeconds` is 2, and a negative value counts as 1.
+/// Of an init container.
+fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+/// How much time is always left between SIGTERM and SIGKILL (kubelet: `minimumGracePeriodInSeconds`).
+pub const LEAST_GRACE: Duration = Duration::from_secs(2);
+
+/// A negative value counts as 1, as for the kubelet.
 pub(super) fn grace(seconds: Option<i64>) -> Duration {
-    Duration::from_secs(u64::try_from(seconds.unwrap_or(30)).unwrap_or(0).max(2))
+    Duration::from_secs(u64::try_from(seconds.unwrap_or(30)).unwrap_or(0)).max(LEAST_GRACE)
 }
 
 fn string(tree: &Value, key: &str) -> String {

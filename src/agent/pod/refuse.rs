@@ -155,8 +155,8 @@ fn check_container(at: &str, container: &Container, init: bool, spec: &PodSpec, 
     found.require(matches!(policy, "Always" | "IfNotPresent" | "Never"), || {
         format!("{at}: imagePullPolicy `{policy}` is not Always, IfNotPresent or Never")
     });
-    found.unsupported(init && container.restart_policy.is_some(), &format!("{at}: restartPolicy (a sidecar)"));
-    found.unsupported(!init && container.restart_policy.is_some(), &format!("{at}: its own restartPolicy"));
+    let sidecar = init && container.restart_policy.as_deref() == Some("Always");
+    found.unsupported(!sidecar && container.restart_policy.is_some(), &format!("{at}: its own restartPolicy"));
     found.unsupported(container.restart_policy_rules.is_some(), &format!("{at}: restartPolicyRules"));
     found.unsupported(container.lifecycle.is_some(), &format!("{at}: lifecycle (hooks, stop signal)"));
     found.unsupported(container.volume_devices.iter().flatten().next().is_some(), &format!("{at}: volumeDevices"));
@@ -199,7 +199,7 @@ fn check_container(at: &str, container: &Container, init: bool, spec: &PodSpec, 
     for (name, probe) in probes {
         let Some(probe) = probe else { continue };
         let at = format!("{at}, {name}");
-        found.require(!init, || format!("{at}: init containers have no probes"));
+        found.require(!init || sidecar, || format!("{at}: init containers have no probes"));
         check_probe(&at, name, probe, container, found);
     }
 }
@@ -331,7 +331,8 @@ mod tests {
         for (spec, container, what) in [
             ("activeDeadlineSeconds: 5", "", "activeDeadlineSeconds"),
             ("hostUsers: false", "", "hostUsers"),
-            ("initContainers: [{name: s, image: i, restartPolicy: Always}]", "", "sidecar"),
+            ("initContainers: [{name: s, image: i, restartPolicy: OnFailure}]", "", "its own restartPolicy"),
+            ("", "restartPolicy: Always", "its own restartPolicy"),
             ("", "lifecycle: {preStop: {exec: {command: [a]}}}", "lifecycle"),
             ("", "livenessProbe: {grpc: {port: 1}}", "grpc"),
             ("", "volumeMounts: [{name: v, mountPath: /x, subPath: a}]", "subPath"),
@@ -357,6 +358,7 @@ mod tests {
             ("hostNetwork: true", "ports: [{containerPort: 80, hostPort: 81}]", "must equal"),
             ("", "resources: {limits: {memory: lots}}", "no quantity"),
             ("initContainers: [{name: c, image: i}]", "", "used twice"),
+            ("initContainers: [{name: s, image: i, livenessProbe: {tcpSocket: {port: 1}}}]", "", "have no probes"),
         ] {
             let reason = error(&with(spec, container));
             assert!(reason.contains(what), "{reason}");

@@ -109,17 +109,19 @@ impl World {
     fn create(&mut self, pod: &StaticPod, container: &str, attempt: u32) -> String {
         self.next_id += 1;
         let id = format!("id{:04}", self.next_id);
-        let labels = [
+        let place = pod.init_containers().iter().position(|init| init.name == container).unwrap_or_default();
+        let mut labels = vec![
             (labels::POD_UID, pod.uid.clone()),
             (labels::SPEC_HASH, pod.hash.clone()),
             (labels::CONTAINER_NAME, container.to_owned()),
             (labels::RESTART_COUNT, attempt.to_string()),
             (GRACE_LABEL, pod.grace().as_secs().to_string()),
         ];
+        labels.extend(pod.is_sidecar(container).then(|| (SIDECAR_LABEL, place.to_string())));
         let container = Container {
             id: id.clone(),
             name: format!("{container}_{}_{attempt}", pod.uid),
-            labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
+            labels: labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
             image: String::new(),
             image_id: String::new(),
             state: State::Created { error: None },
@@ -242,6 +244,120 @@ fn a_failed_init_container_is_tried_again_with_back_off_unless_the_policy_is_nev
     world.settle(Some(&pod));
     world.crash("i1/0", 1);
     assert_eq!(world.settle(Some(&pod)), ["stop POD/0 2s"], "the pod has failed");
+}
+
+/// A plain init container between two sidecars, of which the first has a start-up probe.
+fn with_sidecars(more: &str) -> StaticPod {
+    pod(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n  hostNetwork: true\n  {more}\n  \
+         terminationGracePeriodSeconds: 7\n  initContainers:\n  \
+         - {{name: s1, image: 'i:1', restartPolicy: Always, startupProbe: {{tcpSocket: {{port: 1}}}}}}\n  \
+         - {{name: i, image: 'i:1'}}\n  - {{name: s2, image: 'i:1', restartPolicy: Always}}\n  \
+         containers: [{{name: a, image: 'i:1'}}, {{name: b, image: 'i:1'}}]\n"
+    ))
+}
+
+fn pass_start_up(world: &mut World, short: &str) {
+    world.health.insert(world.id(short), Health { started: true, ready: true, ..Health::default() });
+}
+
+/// The pod of [`with_sidecars`] with all of its containers running.
+fn world_with_sidecars(pod: &StaticPod) -> World {
+    let mut world = World::new();
+    world.settle(Some(pod));
+    pass_start_up(&mut world, "s1/0");
+    world.settle(Some(pod));
+    world.crash("i/0", 0);
+    world.settle(Some(pod));
+    let mut running = world.running();
+    running.sort();
+    assert_eq!(running, ["POD/0", "a/0", "b/0", "s1/0", "s2/0"]);
+    world
+}
+
+#[test]
+fn a_sidecar_starts_in_its_place_and_the_next_when_it_has_started() {
+    let mut world = World::new();
+    let pod = with_sidecars("");
+    assert_eq!(world.settle(Some(&pod)), ["create POD/0", "start POD/0", "create s1/0", "start s1/0"]);
+    world.health.insert(world.id("s1/0"), Health::default());
+    assert_eq!(world.settle(Some(&pod)), Vec::<String>::new(), "its start-up probe has not passed");
+    assert_eq!(world.waiting["a"].reason, "PodInitializing");
+    pass_start_up(&mut world, "s1/0");
+    assert_eq!(world.settle(Some(&pod)), ["create i/0", "start i/0"]);
+    world.crash("s1/0", 0);
+    assert_eq!(world.settle(Some(&pod)), ["create s1/1", "start s1/1"], "it is restarted beside the init container");
+    world.crash("i/0", 0);
+    let rest = ["create s2/0", "start s2/0", "create a/0", "create b/0", "start a/0", "start b/0"];
+    assert_eq!(world.settle(Some(&pod)), rest, "what is behind the pod is not waited for again");
+    assert_eq!(world.settle(Some(&pod)), Vec::<String>::new());
+    world.state = PodState::default();
+    assert_eq!(world.settle(Some(&pod)), Vec::<String>::new(), "after a new agent");
+}
+
+#[test]
+fn a_sidecar_is_restarted_whatever_the_policy_of_the_pod_and_with_back_off() {
+    for policy in ["Always", "OnFailure", "Never"] {
+        for exit_code in [0, 1] {
+            let pod = with_sidecars(&format!("restartPolicy: {policy}"));
+            let mut world = world_with_sidecars(&pod);
+            world.crash("s2/0", exit_code);
+            assert_eq!(world.settle(Some(&pod)), ["create s2/1", "start s2/1"], "{policy} {exit_code}");
+            world.crash("s2/1", exit_code);
+            assert_eq!(world.settle(Some(&pod)), ["remove s2/0"], "{policy} {exit_code}");
+            assert_eq!(world.waiting["s2"].reason, "CrashLoopBackOff");
+        }
+    }
+}
+
+#[test]
+fn a_sidecar_that_fails_its_probe_is_restarted_alone() {
+    let pod = with_sidecars("");
+    let mut world = world_with_sidecars(&pod);
+    let failed = Some((ProbeKind::Liveness, "it failed".to_owned()));
+    world.health.insert(world.id("s2/0"), Health { failed, ..Health::default() });
+    assert_eq!(world.settle(Some(&pod)), ["stop s2/0 7s", "create s2/1", "start s2/1"]);
+}
+
+#[test]
+fn sidecars_do_not_keep_a_pod_from_its_end() {
+    for (policy, exit_code) in [("Never", 1), ("Never", 0), ("OnFailure", 0)] {
+        let pod = with_sidecars(&format!("restartPolicy: {policy}"));
+        let mut world = world_with_sidecars(&pod);
+        world.crash("a/0", 0);
+        assert_eq!(world.settle(Some(&pod)), Vec::<String>::new());
+        world.crash("b/0", exit_code);
+        assert_eq!(world.settle(Some(&pod)), ["stop s2/0 7s", "stop s1/0 7s", "stop POD/0 2s"], "{policy}");
+    }
+}
+
+#[test]
+fn sidecars_stop_after_the_regular_containers_in_reverse_order_even_without_the_manifest() {
+    let pod = with_sidecars("");
+    let mut world = world_with_sidecars(&pod);
+    world.state = PodState::default();
+    let decision = world.decide(None);
+    let [Action::Stop(stops)] = decision.actions.as_slice() else { panic!("{decision:?}") };
+    let turns: Vec<_> = stops.iter().map(|stop| (stop.container.as_str(), stop.turn)).collect();
+    assert_eq!(turns, [("a", 0), ("b", 0), ("s2", 1), ("s1", 2)]);
+    let timings = world.timings;
+    world.state.failed("b", "KillContainerError", "it hangs".into(), world.now, &timings);
+    let decision = world.decide(None);
+    let [Action::Stop(stops)] = decision.actions.as_slice() else { panic!("{decision:?}") };
+    assert_eq!(stops.len(), 1, "the sidecars wait until all regular containers are stopped: {stops:?}");
+    world.pass(1);
+    assert_eq!(world.settle(None)[4..6], ["stop POD/0 2s", "remove POD/0"]);
+}
+
+#[test]
+fn a_sidecar_counts_on_in_a_new_sandbox() {
+    let pod = with_sidecars("");
+    let mut world = world_with_sidecars(&pod);
+    world.crash("POD/0", 137);
+    let done = world.settle(Some(&pod));
+    let stops = ["stop a/0 7s", "stop b/0 7s", "stop s2/0 7s", "stop s1/0 7s", "remove i/0"];
+    assert_eq!(done[..5], stops);
+    assert_eq!(done[5..9], ["create POD/1", "start POD/1", "create s1/1", "start s1/1"]);
 }
 
 #[test]
@@ -607,7 +723,7 @@ enum Happening {
 
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        (0..4_u8).prop_map(Happening::Edit),
+        (0..5_u8).prop_map(Happening::Edit),
         Just(Happening::Remove),
         (0..8_usize, 0..2_i64).prop_map(|(which, exit_code)| Happening::Crash { which, exit_code }),
         (0..8_usize).prop_map(Happening::Unhealthy),
@@ -624,6 +740,7 @@ fn variant(number: u8) -> StaticPod {
         0 => web(""),
         1 => web("hostPID: true"),
         2 => two(""),
+        3 => with_sidecars(""),
         _ => StaticPod { uid: web("").uid, ..web("hostIPC: true") },
     }
 }
@@ -634,7 +751,7 @@ proptest! {
     /// [`World::act`] asserts on the way that no two pods of one name run, that running containers are never removed,
     /// and that only known containers are named.
     #[test]
-    fn whatever_happens_it_converges(happenings in prop::collection::vec(happening(), 0..30), last in 0..4_u8) {
+    fn whatever_happens_it_converges(happenings in prop::collection::vec(happening(), 0..30), last in 0..5_u8) {
         let mut world = World::new();
         let mut desired = None;
         for happening in happenings {
@@ -681,7 +798,13 @@ proptest! {
         let wanted = variant(last);
         for _ in 0..20 {
             world.settle(Some(&wanted));
-            for init in ["i1", "i2"] {
+            let ids: Vec<_> = world.containers.keys().cloned().collect();
+            for id in ids {
+                if name_of(&world.containers[&id]) == "s1" && is_running(&world.containers[&id]) {
+                    world.health.entry(id).or_insert(Health { started: true, ready: true, ..Health::default() });
+                }
+            }
+            for init in ["i", "i1", "i2"] {
                 let ids: Vec<_> = world.containers.keys().cloned().collect();
                 for id in ids {
                     if name_of(&world.containers[&id]) == init {
@@ -693,7 +816,11 @@ proptest! {
         }
         let mut names: Vec<_> = world.running().iter().map(|short| short.split('/').next().unwrap().to_owned()).collect();
         names.sort();
-        let expected: &[&str] = if last == 2 { &["POD", "a", "b"] } else { &["c"] };
+        let expected: &[&str] = match last {
+            2 => &["POD", "a", "b"],
+            3 => &["POD", "a", "b", "s1", "s2"],
+            _ => &["c"],
+        };
         prop_assert_eq!(names, expected);
         prop_assert_eq!(world.settle(Some(&wanted)), Vec::<String>::new());
         for _ in 0..5 {

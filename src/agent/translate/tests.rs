@@ -78,6 +78,34 @@ fn the_termination_message_has_its_file() {
 }
 
 #[test]
+fn a_sidecar_knows_its_place_and_is_as_safe_from_the_oom_killer_as_what_it_serves() {
+    let init = "hostNetwork: true\n  initContainers: [{name: i, image: 'i:1'}, \
+                {name: s, image: 'i:1', restartPolicy: Always, resources: {requests: {memory: 1Gi}}}]";
+    for (request, sidecar) in [("12Gi", 500), ("100Mi", 959)] {
+        let pod = pod_of(init, &format!("resources: {{requests: {{memory: {request}}}}}"));
+        assert!(pod.needs_sandbox(), "two containers that last share what a sandbox holds");
+        let of = |name: &str| oom_score(&pod, pod.container(name).unwrap(), &node(true));
+        assert_eq!((of("s"), of("i")), (sidecar, 999), "{request}");
+        let volumes = BTreeMap::new();
+        let node = node(true);
+        let context = Context {
+            agent_id: "agent",
+            node: &node,
+            sandbox: Some("id"),
+            pod_ip: None,
+            volumes: &volumes,
+            message_file: None,
+            image_user: None,
+        };
+        let place = |name: &str| {
+            let spec = container(&pod, pod.container(name).unwrap(), 0, &context).unwrap();
+            spec.labels.get(SIDECAR_LABEL).cloned()
+        };
+        assert_eq!((place("i"), place("s"), place("c")), (None, Some("1".to_owned()), None));
+    }
+}
+
+#[test]
 fn env_is_expanded_in_the_order_of_declaration() {
     let spec = spec(
         HOST,
