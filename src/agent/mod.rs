@@ -20,6 +20,7 @@
 
 pub mod board;
 pub mod client;
+pub mod hook;
 pub mod host;
 pub mod message;
 pub mod metrics;

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::clock::Clock;
-use crate::runtime::Runtime;
+use crate::runtime::{ExecOutput, Runtime, RuntimeError};
 
 /// How often a pod that others wait for is asked (see [`super::pod::AFTER`]).
 const EAGER_PERIOD: Duration = Duration::from_millis(20);
@@ -66,13 +66,24 @@ pub struct Health {
     pub failed: Option<(ProbeKind, String)>,
     /// The last failure of any probe since the last success.
     pub message: Option<String>,
+    /// Where its `postStart` hook is; `None` when it has succeeded or there is none. No probe runs before.
+    pub post_start: Option<PostStart>,
+}
+
+/// A `postStart` hook that has not succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PostStart {
+    /// It runs; the container does not count as started.
+    Runs,
+    /// It failed, and why: the container is to be stopped.
+    Failed(String),
 }
 
 impl Health {
     /// Of a container that has just been seen running.
     pub fn initial(container: &Container) -> Self {
         let started = container.startup_probe.is_none();
-        Self { started, ready: started && container.readiness_probe.is_none(), failed: None, message: None }
+        Self { started, ready: started && container.readiness_probe.is_none(), ..Self::default() }
     }
 
     /// Takes in what a probe reports.
@@ -239,13 +250,13 @@ impl<R: Runtime> Prober<R> {
                 }
             } else if let Some(exec) = &probe.exec {
                 let command = exec.command.clone().unwrap_or_default();
-                match self.runtime.exec(&target.container_id, &command, limit).await {
+                match self.exec(&command, target, limit).await {
                     Ok(output) if output.exit_code == 0 => Outcome::Success,
                     Ok(output) => {
                         let last = output.output.lines().last().unwrap_or_default();
                         Outcome::Failure(format!("exit code {}: {}", output.exit_code, shortened(last)))
                     }
-                    Err(error @ crate::runtime::RuntimeError::TimedOut(_)) => Outcome::Failure(error.to_string()),
+                    Err(error @ RuntimeError::TimedOut(_)) => Outcome::Failure(error.to_string()),
                     Err(error) => Outcome::Unknown(error.to_string()),
                 }
             } else {
@@ -259,7 +270,20 @@ impl<R: Runtime> Prober<R> {
             .unwrap_or_else(|_| Outcome::Failure(format!("no answer within {}s", limit.as_secs())))
     }
 
-    async fn http_get(&self, get: &HTTPGetAction, container: &Container, target: &Target) -> Outcome {
+    /// Runs `command` in the container.
+    pub async fn exec(&self, command: &[String], target: &Target, limit: Duration) -> Result<ExecOutput, RuntimeError> {
+        self.runtime.exec(&target.container_id, command, limit).await
+    }
+
+    /// Sends the request of `get` and returns the answer, its body unread; the error names the URL. `user_agent`
+    /// takes the place of the probes'.
+    pub async fn get(
+        &self,
+        get: &HTTPGetAction,
+        container: &Container,
+        target: &Target,
+        user_agent: Option<&str>,
+    ) -> Result<reqwest::Response, String> {
         let scheme = get.scheme.as_deref().unwrap_or("HTTP").to_lowercase();
         let host = match get.host.as_deref().filter(|host| !host.is_empty()) {
             Some(host) => host.to_owned(),
@@ -273,10 +297,18 @@ impl<R: Runtime> Prober<R> {
         for header in get.http_headers.iter().flatten() {
             request = request.header(&header.name, &header.value);
         }
-        let mut response = match request.send().await {
+        if let Some(user_agent) = user_agent {
+            request = request.header(reqwest::header::USER_AGENT, user_agent);
+        }
+        request.send().await.map_err(|error| format!("GET {url}: {}", root_cause(&error)))
+    }
+
+    async fn http_get(&self, get: &HTTPGetAction, container: &Container, target: &Target) -> Outcome {
+        let mut response = match self.get(get, container, target, None).await {
             Ok(response) => response,
-            Err(error) => return Outcome::Failure(format!("GET {url}: {}", root_cause(&error))),
+            Err(why) => return Outcome::Failure(why),
         };
+        let url = response.url().to_string();
         let status = response.status();
         if status.is_success() || status.is_redirection() {
             return Outcome::Success;

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::board::Snapshot;
 use super::pod::{CONFIG_SEEN, RestartPolicy, StaticPod};
+use super::probe::PostStart;
 use super::status::{ContainerSummary, PodSummary, TerminationSummary};
 use super::step::{SANDBOX, attempt_of, instances, is_running, name_of, uid_of};
 use super::translate::{self, Node};
@@ -133,6 +134,7 @@ fn seen<'a>(snapshot: &'a Snapshot, pod: &'a StaticPod, spec: &'a Spec, init: bo
     let last = newest.and_then(ended);
     let previous = all.iter().rev().skip(1).find_map(|container| ended(container));
     let waiting = snapshot.waiting.get(&spec.name);
+    let health = newest.and_then(|container| snapshot.health.get(&container.id)).cloned().unwrap_or_default();
     let mut summary = ContainerSummary {
         name: spec.name.clone(),
         image: spec.image.clone().unwrap_or_default(),
@@ -148,8 +150,7 @@ fn seen<'a>(snapshot: &'a Snapshot, pod: &'a StaticPod, spec: &'a Spec, init: bo
         ..ContainerSummary::default()
     };
     match newest.map(|container| &container.state) {
-        Some(State::Running { pid, started_at }) => {
-            let health = newest.and_then(|container| snapshot.health.get(&container.id)).cloned().unwrap_or_default();
+        Some(State::Running { pid, started_at }) if health.post_start != Some(PostStart::Runs) => {
             "running".clone_into(&mut summary.state);
             summary.pid = Some(*pid);
             summary.started_at = Some(*started_at);
@@ -262,7 +263,14 @@ fn phase(pod: &StaticPod, containers: &[Seen<'_>]) -> &'static str {
     if regular(pod, containers).all(over) {
         return if regular(pod, containers).any(failed) { "Failed" } else { "Succeeded" };
     }
-    let created = |seen: &Seen<'_>| seen.newest.is_some_and(|c| !matches!(c.state, State::Created { error: None }));
+    let created = |seen: &Seen<'_>| {
+        seen.newest.is_some_and(|container| match container.state {
+            State::Created { error: None } => false,
+            // As long as its postStart hook runs it is not.
+            State::Running { .. } => seen.summary.state == "running",
+            _ => true,
+        })
+    };
     if regular(pod, containers).all(created) { "Running" } else { "Pending" }
 }
 

@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::hook;
 use super::pod::{PodKey, RestartPolicy, StaticPod, grace};
-use super::probe::{Health, ProbeKind};
+use super::probe::{Health, PostStart, ProbeKind};
 use crate::runtime::{Container, State, labels};
 
 /// Value of the container-name label of a sandbox.
@@ -367,7 +368,10 @@ impl Round<'_> {
         }
         if self.init(pod) {
             for container in pod.containers() {
-                self.lasting(pod, &container.name);
+                // As with a kubelet, the next one waits for the end of a hook.
+                if !self.lasting(pod, &container.name) {
+                    break;
+                }
             }
         }
         if self.out.actions.is_empty() {
@@ -497,13 +501,13 @@ impl Round<'_> {
     fn has_started(&self, pod: &StaticPod, name: &str) -> bool {
         let newest = instances(self.observed.containers, pod, name).pop().filter(|newest| is_running(newest));
         newest.is_some_and(|newest| match self.observed.health.get(&newest.id) {
-            Some(health) => health.started,
+            Some(health) => health.started && health.post_start.is_none(),
             None => pod.container(name).is_some_and(|container| container.startup_probe.is_none()),
         })
     }
 
-    /// Sees to a container that is to go on running.
-    fn lasting(&mut self, pod: &StaticPod, name: &str) {
+    /// Sees to a container that is to go on running; `false` while those after it have to wait for its `postStart` hook.
+    fn lasting(&mut self, pod: &StaticPod, name: &str) -> bool {
         self.out.waiting.remove(name);
         let Some(newest) = instances(self.observed.containers, pod, name).pop() else {
             // The container may be made while the pod is held: when the hold ends, only the start remains.
@@ -511,28 +515,44 @@ impl Round<'_> {
             if !held || (!pod.needs_sandbox() && pod.init_containers().is_empty()) {
                 self.launch(pod, name, 0);
             }
-            return;
+            return true;
         };
         if is_running(newest) {
-            if let Some((kind, why)) = self.observed.health.get(&newest.id).and_then(|health| health.failed.clone()) {
+            return self.running(pod, name, newest);
+        }
+        if let Some((code, ended_at)) = ended(newest) {
+            let restarts = pod.restart_policy_of(name).restarts(code);
+            if restarts && !self.held(pod) && self.may_restart(pod, name, newest, ended_at) {
+                self.launch(pod, name, attempt_of(newest) + 1);
+            }
+        } else if !self.held(pod) {
+            self.start(name, &newest.id);
+            return pod.container(name).and_then(hook::post_start).is_none();
+        }
+        true
+    }
+
+    /// The same of one that runs: it is stopped when its hook or a probe has failed.
+    fn running(&mut self, pod: &StaticPod, name: &str, container: &Container) -> bool {
+        let Some(health) = self.observed.health.get(&container.id) else { return true };
+        let (grace, why) = match (&health.post_start, &health.failed) {
+            (Some(PostStart::Runs), _) => {
+                self.wait(name, "ContainerCreating", &format!("the postStart hook of {name} runs"), None);
+                return false;
+            }
+            (Some(PostStart::Failed(why)), _) => (pod.grace(), format!("FailedPostStartHook: {why}")),
+            (None, Some((kind, why))) => {
                 let probe = pod.container(name).and_then(|container| match kind {
                     ProbeKind::Startup => container.startup_probe.as_ref(),
                     _ => container.liveness_probe.as_ref(),
                 });
                 let own = probe.and_then(|probe| probe.termination_grace_period_seconds);
-                let grace = own.map_or_else(|| pod.grace(), |seconds| grace(Some(seconds)));
-                self.stop(vec![Stop { container: name.to_owned(), id: newest.id.clone(), grace, turn: 0, why }]);
+                (own.map_or_else(|| pod.grace(), |seconds| grace(Some(seconds))), why.clone())
             }
-        } else if let Some((code, ended_at)) = ended(newest) {
-            if pod.restart_policy_of(name).restarts(code)
-                && !self.held(pod)
-                && self.may_restart(pod, name, newest, ended_at)
-            {
-                self.launch(pod, name, attempt_of(newest) + 1);
-            }
-        } else if !self.held(pod) {
-            self.start(name, &newest.id);
-        }
+            (None, None) => return true,
+        };
+        self.stop(vec![Stop { container: name.to_owned(), id: container.id.clone(), grace, turn: 0, why }]);
+        true
     }
 
     /// Whether `plinth.dev/after` keeps the pod from its first start.

@@ -630,6 +630,116 @@ async fn a_pod_with_sidecars_ends_when_its_regular_containers_have() {
     assert_eq!(counts, [("s1", 0), ("s2", 1), ("c", 0)]);
 }
 
+/// A pod whose container has this lifecycle, and ten seconds of grace.
+fn hooked(image: &str, lifecycle: &str) -> String {
+    pod("web", image, "")
+        .replace("spec:\n", "spec:\n  terminationGracePeriodSeconds: 10\n")
+        .replace("name: c,", &format!("name: c, lifecycle: {{{lifecycle}}},"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_counts_as_started_when_its_post_start_hook_has_ended() {
+    for hook in ["exec: {command: [x]}", "sleep: {seconds: 5}"] {
+        let host = Host::started();
+        host.fake.set_program("i:1", Program::default().exec_takes(Duration::from_secs(5)));
+        host.write("web", &hooked("i:1", &format!("postStart: {{{hook}}}")));
+        host.until_running(&["c_web-node_default"]).await;
+        sleep(Duration::from_secs(4)).await;
+        let pod = host.status().await.pods.remove(0);
+        let container = &pod.containers[0];
+        assert_eq!((pod.phase.as_str(), container.state.as_str()), ("Pending", "waiting"), "{hook}");
+        assert_eq!(container.reason, "ContainerCreating");
+        assert_eq!(pod.message.as_deref(), Some("the postStart hook of c runs"));
+        sleep(Duration::from_secs(2)).await;
+        assert!(host.status().await.pods[0].ready, "{hook}");
+        assert_eq!(host.fake.count(Op::Start), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_post_start_hook_restarts_the_container_with_back_off() {
+    let host = Host::started();
+    host.fake.set_program("i:1", Program::default().answers_exec(3, "no such user"));
+    host.write("web", &hooked("i:1", "postStart: {exec: {command: [x]}}"));
+    host.until("it is restarted", |host| host.fake.count(Op::Start) == 2).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!((host.fake.count(Op::Start), host.fake.count(Op::Stop)), (2, 2));
+    assert_eq!(host.status().await.pods[0].containers[0].reason, "CrashLoopBackOff");
+    host.fake.set_program("i:1", Program::default());
+    host.until("it runs at last", |host| host.running().len() == 1).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(host.status().await.pods[0].ready);
+}
+
+/// Seconds from the removal of the pod to each exec and stop, and the grace of the latter.
+async fn removal(host: &Host) -> Vec<(Op, i64, i64)> {
+    let begin = host.clock.now();
+    host.until("it is gone", |host| host.fake.containers().is_empty()).await;
+    let seconds = |duration: Duration| duration.as_secs_f64().round() as i64;
+    let calls = host.fake.calls().into_iter().filter(|call| call.at >= begin);
+    calls
+        .filter(|call| matches!(call.op, Op::Exec | Op::Stop))
+        .map(|call| {
+            let at = Duration::try_from(call.at.duration_since(begin)).unwrap();
+            (call.op, seconds(at), call.limit.filter(|_| call.op == Op::Stop).map_or(0, seconds))
+        })
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pre_stop_hook_counts_against_the_grace_of_which_two_seconds_are_left() {
+    for (takes, at, grace) in [(3, 3, 7), (9, 9, 2), (60, 10, 2)] {
+        let host = Host::started();
+        let program = Program::default().exec_takes(Duration::from_secs(takes)).ignores_stop();
+        host.fake.set_program("i:1", program);
+        host.write("web", &hooked("i:1", "preStop: {exec: {command: [x]}}"));
+        host.until_running(&["c_web-node_default"]).await;
+        sleep(Duration::from_secs(1)).await;
+        host.delete("web");
+        assert_eq!(removal(&host).await, [(Op::Exec, 0, 0), (Op::Stop, at, grace)], "{takes}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pre_stop_hook_runs_whoever_stops_the_container() {
+    let text = hooked("i:1", "preStop: {exec: {command: [x]}}");
+    for (case, down, edit) in [("removed", true, None), ("edited", true, Some("i:2")), ("edited", false, Some("i:2"))] {
+        let mut host = Host::started();
+        host.fake.set_program("i:1", Program::default().exec_takes(Duration::from_secs(3)));
+        host.write("web", &text);
+        host.until_running(&["c_web-node_default"]).await;
+        if down {
+            host.stop().await;
+        }
+        match edit {
+            Some(image) => host.write("web", &pod("web", image, "")),
+            None => host.delete("web"),
+        }
+        if down {
+            host.start();
+        }
+        host.until("the old one is gone", |host| host.fake.containers().iter().all(|c| c.image == "i:2")).await;
+        let calls: Vec<_> = host.fake.calls().into_iter().filter(|c| matches!(c.op, Op::Exec | Op::Stop)).collect();
+        assert_eq!(calls.len(), 2, "{case} {down}: {calls:?}");
+        assert_eq!(calls[0].op, Op::Exec);
+        let waited = calls[1].at.duration_since(calls[0].at);
+        assert!((2.9..3.2).contains(&waited.as_secs_f64()), "{case} {down}: {waited}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_hooks_of_sidecars_run_before_their_turn() {
+    let host = Host::started();
+    let text = with_sidecars("").replace("name: s2,", "name: s2, lifecycle: {preStop: {sleep: {seconds: 4}}},");
+    host.fake.set_program("c", Program::default().stops_after(Duration::from_secs(3), 0));
+    host.write("web", &text);
+    host.until("all run", |host| host.running().len() == 4).await;
+    sleep(Duration::from_secs(1)).await;
+    host.delete("web");
+    let stops: Vec<_> = removal(&host).await.into_iter().filter(|(op, ..)| *op == Op::Stop).collect();
+    assert_eq!(stops, [(Op::Stop, 0, 10), (Op::Stop, 4, 6), (Op::Stop, 4, 6), (Op::Stop, 4, 2)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
     let host = Host::started();

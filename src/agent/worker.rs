@@ -17,14 +17,17 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
+use k8s_openapi::api::core::v1::{Container as Spec, LifecycleHandler};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Ledger;
 use super::board::{Answer, Board, LastWords, Snapshot};
+use super::hook;
 use super::pod::{DEFAULT_BUDGET, LEAST_GRACE, Order, PodKey, StaticPod};
-use super::probe::{Health, Outcome, ProbeKind, Prober, Report, Target, Watch};
-use super::source::file::{is_remembered, remember};
+use super::probe::{Health, Outcome, PostStart, ProbeKind, Prober, Report, Target, Watch};
+use super::source::file::{is_remembered, recall_pod, remember};
 use super::step::{
     Action, Observed, PodState, SANDBOX, Step, Stop, Timings, Unready, attempt_of, belongs_to, instances, is_running,
     name_of, step, uid_of,
@@ -111,6 +114,8 @@ pub struct Worker<R> {
     health: BTreeMap<String, Health>,
     watches: BTreeMap<String, Watching>,
     last_words: BTreeMap<String, LastWords>,
+    /// The `postStart` hooks that run, by container id.
+    hooks: JoinSet<(String, Result<(), String>)>,
     state: PodState,
     /// The runtime does not answer; wait for a list.
     away: bool,
@@ -124,10 +129,28 @@ pub struct Worker<R> {
     recorded: BTreeSet<String>,
 }
 
+/// A hook, ready to be performed.
+struct PreStop {
+    handler: LifecycleHandler,
+    spec: Spec,
+    target: Target,
+}
+
 struct Watching {
     watch: Watch,
     eager: bool,
     answered: bool,
+}
+
+/// Performs a `preStop` hook within the grace. Whatever comes of it, the container is stopped afterwards.
+async fn pre_stop<R: Runtime>(prober: &Prober<R>, hook: &PreStop, stop: &Stop) {
+    let result = timeout(stop.grace, hook::perform(prober, &hook.handler, &hook.spec, &hook.target)).await;
+    let why = match result {
+        Ok(Ok(())) => return,
+        Ok(Err(why)) => why,
+        Err(_) => format!("no end within {} s", stop.grace.as_secs()),
+    };
+    tracing::warn!(container = stop.container, id = stop.id, why, "the preStop hook failed");
 }
 
 impl<R: Runtime> Worker<R> {
@@ -153,6 +176,7 @@ impl<R: Runtime> Worker<R> {
             health: BTreeMap::new(),
             watches: BTreeMap::new(),
             last_words: BTreeMap::new(),
+            hooks: JoinSet::new(),
             state: PodState::default(),
             away: false,
             remembered: String::new(),
@@ -168,6 +192,9 @@ impl<R: Runtime> Worker<R> {
         let mut answers = self.shared.board.answers();
         loop {
             self.take_reports();
+            while let Some(Ok((id, result))) = self.hooks.try_join_next() {
+                self.take_hook(&id, result);
+            }
             let wanted = self.wanted.borrow_and_update().clone();
             self.tend_probes(&wanted);
             let decision = self.decide(&wanted, &answers.borrow_and_update().clone());
@@ -199,6 +226,7 @@ impl<R: Runtime> Worker<R> {
                     None => return,
                 },
                 Some(report) = self.reports.recv() => self.take_report(&report),
+                Some(Ok((id, result))) = self.hooks.join_next() => self.take_hook(&id, result),
                 () = sleep(nap.unwrap_or_default()), if nap.is_some() => {}
             }
         }
@@ -251,7 +279,7 @@ impl<R: Runtime> Worker<R> {
         let (name, succeeded) = match (action, pod) {
             (Action::Stop(stops), _) => {
                 self.publish(wanted, decision, Some(format!("stopping: {}", stops.first().map_or("", |s| &s.why))));
-                ("stop", self.stop(stops).await)
+                ("stop", self.stop(stops, wanted).await)
             }
             (Action::Remove { id }, _) => ("remove", self.remove(id).await),
             (Action::Discard { uid }, _) => {
@@ -267,7 +295,7 @@ impl<R: Runtime> Worker<R> {
             (Action::Create { container, attempt }, Some(pod)) => {
                 ("create", self.create(&pod, container, *attempt).await)
             }
-            (Action::Start { container, id }, Some(_)) => ("start", self.start(container, id).await),
+            (Action::Start { container, id }, Some(pod)) => ("start", self.start(&pod, container, id).await),
             // A removal neither pulls nor creates nor starts.
             (Action::Pull { .. } | Action::Create { .. } | Action::Start { .. }, None) => return false,
         };
@@ -275,31 +303,57 @@ impl<R: Runtime> Worker<R> {
         succeeded
     }
 
-    async fn stop(&mut self, stops: &[Stop]) -> bool {
+    /// Stops these: their `preStop` hooks begin at once, and count against the grace like the wait for earlier turns.
+    async fn stop(&mut self, stops: &[Stop], wanted: &Wanted) -> bool {
         for stop in stops {
             // No probe is asked of a container that is being stopped.
             self.watches.remove(&stop.id);
             tracing::info!(pod = %self.key, container = stop.container, grace = ?stop.grace, why = stop.why, "stopping");
         }
-        let runtime = Arc::clone(&self.shared.runtime);
         let since = Instant::now();
-        let mut all = true;
-        for turn in stops.chunk_by(|one, other| one.turn == other.turn) {
-            let left = |stop: &Stop| stop.grace.saturating_sub(since.elapsed()).max(LEAST_GRACE);
-            let results = join_all(turn.iter().map(|stop| runtime.stop(&stop.id, left(stop)))).await;
-            for (stop, result) in turn.iter().zip(results) {
-                match result {
-                    Ok(()) | Err(RuntimeError::NoSuchContainer(_)) => self.state.succeeded(&stop.container),
-                    Err(error) => {
-                        all = false;
-                        self.failed(&stop.container, "KillContainerError", &error);
+        let shared = Arc::clone(&self.shared);
+        let (hooks, mut ends): (Vec<_>, Vec<_>) = stops
+            .iter()
+            .map(|stop| {
+                let (ended, end) = oneshot::channel::<()>();
+                let hook = self.pre_stop(&stop.id, wanted);
+                let hook = async {
+                    if let Some(hook) = hook {
+                        self::pre_stop(&shared.prober, &hook, stop).await;
                     }
+                    drop(ended);
+                };
+                (hook, end)
+            })
+            .unzip();
+        let turns = async {
+            let mut results = Vec::new();
+            for turn in stops.chunk_by(|one, other| one.turn == other.turn) {
+                let ends = ends.drain(..turn.len());
+                let stopped = turn.iter().zip(ends).map(async |(stop, end)| {
+                    // An error is what the end of the hook looks like.
+                    let _ = end.await;
+                    let left = stop.grace.saturating_sub(since.elapsed()).max(LEAST_GRACE);
+                    match shared.runtime.stop(&stop.id, left).await {
+                        Err(RuntimeError::NoSuchContainer(_)) => Ok(()),
+                        result => result,
+                    }
+                });
+                results.extend(join_all(stopped).await);
+                if results.iter().any(Result::is_err) {
+                    break;
                 }
-                self.look(&stop.id).await;
             }
-            if !all {
-                break;
+            results
+        };
+        let (_, results) = tokio::join!(join_all(hooks), turns);
+        let all = results.iter().all(Result::is_ok);
+        for (stop, result) in stops.iter().zip(results) {
+            match result {
+                Ok(()) => self.state.succeeded(&stop.container),
+                Err(error) => self.failed(&stop.container, "KillContainerError", &error),
             }
+            self.look(&stop.id).await;
         }
         all
     }
@@ -354,6 +408,10 @@ impl<R: Runtime> Worker<R> {
     }
 
     async fn create(&mut self, pod: &StaticPod, name: &str, attempt: u32) -> bool {
+        // Whoever stops it later needs its hook, whatever happens to the file of the manifest.
+        if pod.container(name).and_then(hook::pre_stop).is_some() {
+            self.remember(pod);
+        }
         let spec = match self.translate(pod, name, attempt).await {
             Ok(spec) => spec,
             Err((reason, message)) => {
@@ -458,7 +516,7 @@ impl<R: Runtime> Worker<R> {
         translate::container(pod, container, attempt, &context).map_err(config)
     }
 
-    async fn start(&mut self, name: &str, id: &str) -> bool {
+    async fn start(&mut self, pod: &StaticPod, name: &str, id: &str) -> bool {
         let result = self.shared.runtime.start(id).await;
         let started = result.is_ok();
         match result {
@@ -469,8 +527,58 @@ impl<R: Runtime> Worker<R> {
         self.look(id).await;
         if let Some(Container { state: State::Running { pid, .. }, .. }) = self.containers.get(id) {
             tracing::info!(pod = %self.key, container = name, id, pid, "started");
+            if let Some(spec) = pod.container(name).filter(|_| started) {
+                self.post_start(pod, spec, id);
+            }
         }
         started
+    }
+
+    /// Begins the `postStart` hook of a container that has just been started.
+    fn post_start(&mut self, pod: &StaticPod, spec: &Spec, id: &str) {
+        let Some(handler) = hook::post_start(spec).cloned() else { return };
+        let health = Health { post_start: Some(PostStart::Runs), ..Health::initial(spec) };
+        self.health.insert(id.to_owned(), health);
+        let (prober, spec, target) = (self.shared.prober.clone(), spec.clone(), self.target(pod, id));
+        self.hooks.spawn(async move {
+            let result = hook::perform(&prober, &handler, &spec, &target).await;
+            (target.container_id, result)
+        });
+    }
+
+    fn take_hook(&mut self, id: &str, result: Result<(), String>) {
+        if let Err(why) = &result {
+            tracing::warn!(pod = %self.key, id, why, "the postStart hook failed");
+        }
+        // Gone when the container ended meanwhile.
+        if let Some(health) = self.health.get_mut(id) {
+            health.post_start = result.err().map(PostStart::Failed);
+        }
+    }
+
+    /// The `preStop` hook of a container, from the manifest that it was made from: the present one, or the one that
+    /// is kept on disk.
+    fn pre_stop(&self, id: &str, wanted: &Wanted) -> Option<PreStop> {
+        let container = self.containers.get(id)?;
+        let pod = match wanted {
+            Wanted::Run { pod, .. } if belongs_to(container, pod) => Arc::clone(pod),
+            _ => Arc::new(recall_pod(&self.shared.pods, uid_of(container), &self.shared.node.name)?),
+        };
+        // Without any grace there is no time for a hook.
+        let in_time = belongs_to(container, &pod) && pod.spec.termination_grace_period_seconds != Some(0);
+        let spec = pod.container(name_of(container)).filter(|_| in_time)?;
+        let handler = hook::pre_stop(spec)?.clone();
+        Some(PreStop { handler, spec: spec.clone(), target: self.target(&pod, id) })
+    }
+
+    /// Where a container of `pod` is asked.
+    fn target(&self, pod: &StaticPod, id: &str) -> Target {
+        let started_at = match self.containers.get(id).map(|container| &container.state) {
+            Some(State::Running { started_at, .. }) => *started_at,
+            _ => self.shared.clock.now(),
+        };
+        let address = self.sandbox(pod).and_then(|sandbox| sandbox.ip).filter(|_| !pod.host_network());
+        Target { container_id: id.to_owned(), started_at, address: address.unwrap_or(self.shared.node.address) }
     }
 
     /// What can wait until nothing else is to be done. `true` when there is something new to show.
@@ -479,14 +587,9 @@ impl<R: Runtime> Worker<R> {
             return false;
         }
         if let Wanted::Run { pod, .. } = wanted
-            // Its directory may have gone and come back since, with the pod.
-            && (self.remembered != pod.hash || !is_remembered(&self.shared.pods, pod))
             && self.containers.values().any(|container| belongs_to(container, pod))
         {
-            if let Err(error) = remember(&self.shared.pods, pod) {
-                tracing::warn!(pod = %self.key, %error, "cannot keep the manifest");
-            }
-            self.remembered.clone_from(&pod.hash);
+            self.remember(pod);
         }
         self.record();
         let Wanted::Run { pod, .. } = wanted else { return false };
@@ -508,6 +611,17 @@ impl<R: Runtime> Worker<R> {
             self.last_words.insert(id.clone(), LastWords { line, message });
         }
         !silent.is_empty()
+    }
+
+    /// Keeps the manifest on disk for as long as the pod exists.
+    fn remember(&mut self, pod: &StaticPod) {
+        // Its directory may have gone and come back since, with the pod.
+        if self.remembered != pod.hash || !is_remembered(&self.shared.pods, pod) {
+            if let Err(error) = remember(&self.shared.pods, pod) {
+                tracing::warn!(pod = %self.key, %error, "cannot keep the manifest");
+            }
+            self.remembered.clone_from(&pod.hash);
+        }
     }
 
     /// Brings the ledger up to date with the containers there are. Who owns a container is said by its label; the
@@ -613,18 +727,18 @@ impl<R: Runtime> Worker<R> {
         let mut running = BTreeMap::new();
         for container in self.containers.values().filter(|container| belongs_to(container, pod)) {
             let spec = pod.lasting_containers().find(|spec| spec.name == name_of(container));
-            if let (Some(spec), State::Running { started_at, .. }) = (spec, &container.state) {
-                running.insert(container.id.clone(), (spec, *started_at));
+            if let Some(spec) = spec.filter(|_| is_running(container)) {
+                running.insert(container.id.clone(), spec);
             }
         }
         self.watches.retain(|id, _| running.contains_key(id));
         self.health.retain(|id, _| running.contains_key(id));
-        let address = self.sandbox(pod).and_then(|sandbox| sandbox.ip).filter(|_| !pod.host_network());
-        let address = address.unwrap_or(self.shared.node.address);
-        for (id, (spec, started_at)) in running {
-            let target = Target { container_id: id.clone(), started_at, address };
+        for (id, spec) in running {
+            let target = self.target(pod, &id);
             let prober = &self.shared.prober;
-            self.health.entry(id.clone()).or_insert_with(|| Health::initial(spec));
+            if self.health.entry(id.clone()).or_insert_with(|| Health::initial(spec)).post_start.is_some() {
+                continue;
+            }
             let watching = self.watches.entry(id).or_insert_with(|| Watching {
                 watch: Watch::start(prober, spec, &target, &self.report_to),
                 eager: false,

@@ -2,7 +2,7 @@
 //!
 //! Every value here is part of the hash of [`super::identity`]: adding one restarts every pod.
 
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HTTPGetAction, PodSpec, Probe};
 
 /// Fills in what the manifest leaves open.
 pub(super) fn fill(spec: &mut PodSpec) {
@@ -55,6 +55,10 @@ fn fill_container(container: &mut Container, host_network: bool) {
         .into_iter()
         .flatten()
         .for_each(fill_probe);
+    if let Some(lifecycle) = &mut container.lifecycle {
+        let handlers = [&mut lifecycle.post_start, &mut lifecycle.pre_stop].into_iter().flatten();
+        handlers.filter_map(|handler| handler.http_get.as_mut()).for_each(fill_http_get);
+    }
 }
 
 fn fill_probe(probe: &mut Probe) {
@@ -67,10 +71,12 @@ fn fill_probe(probe: &mut Probe) {
     or(&mut probe.period_seconds, 10);
     or(&mut probe.success_threshold, 1);
     or(&mut probe.failure_threshold, 3);
-    if let Some(get) = &mut probe.http_get {
-        get.path.get_or_insert_with(|| "/".to_owned());
-        get.scheme.get_or_insert_with(|| "HTTP".to_owned());
-    }
+    probe.http_get.iter_mut().for_each(fill_http_get);
+}
+
+fn fill_http_get(get: &mut HTTPGetAction) {
+    get.path.get_or_insert_with(|| "/".to_owned());
+    get.scheme.get_or_insert_with(|| "HTTP".to_owned());
 }
 
 /// Whether an image reference has the tag `latest`, or neither tag nor digest.

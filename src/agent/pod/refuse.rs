@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, Volume};
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, PodSpec, Probe, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -158,7 +158,6 @@ fn check_container(at: &str, container: &Container, init: bool, spec: &PodSpec, 
     let sidecar = init && container.restart_policy.as_deref() == Some("Always");
     found.unsupported(!sidecar && container.restart_policy.is_some(), &format!("{at}: its own restartPolicy"));
     found.unsupported(container.restart_policy_rules.is_some(), &format!("{at}: restartPolicyRules"));
-    found.unsupported(container.lifecycle.is_some(), &format!("{at}: lifecycle (hooks, stop signal)"));
     found.unsupported(container.volume_devices.iter().flatten().next().is_some(), &format!("{at}: volumeDevices"));
 
     for source in container.env_from.iter().flatten() {
@@ -201,6 +200,35 @@ fn check_container(at: &str, container: &Container, init: bool, spec: &PodSpec, 
         let at = format!("{at}, {name}");
         found.require(!init || sidecar, || format!("{at}: init containers have no probes"));
         check_probe(&at, name, probe, container, found);
+    }
+    if let Some(lifecycle) = &container.lifecycle {
+        found.require(!init || sidecar, || format!("{at}: init containers have no lifecycle"));
+        found.unsupported(lifecycle.stop_signal.is_some(), &format!("{at}: lifecycle.stopSignal"));
+        for (name, handler) in [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)] {
+            let grace = spec.termination_grace_period_seconds.unwrap_or(0);
+            handler.iter().for_each(|handler| check_hook(&format!("{at}, {name}"), handler, grace, container, found));
+        }
+    }
+}
+
+fn check_hook(at: &str, handler: &LifecycleHandler, grace: i64, container: &Container, found: &mut Found) {
+    let handlers =
+        [handler.exec.is_some(), handler.http_get.is_some(), handler.sleep.is_some(), handler.tcp_socket.is_some()];
+    let count = handlers.into_iter().filter(|present| *present).count();
+    found.require(count == 1, || format!("{at}: it needs exactly one of exec, httpGet, sleep"));
+    // A kubelet accepts it and lets it fail.
+    found.unsupported(handler.tcp_socket.is_some(), &format!("{at}: tcpSocket"));
+    if let Some(pause) = &handler.sleep {
+        found.require((0..=grace.max(1)).contains(&pause.seconds), || {
+            format!("{at}: sleep of {} s is not within the termination grace of {grace} s", pause.seconds)
+        });
+    }
+    if let Some(get) = &handler.http_get {
+        let unnamed = matches!(&get.port, IntOrString::String(name) if name.is_empty());
+        check_http_get(at, get, found);
+        if !unnamed {
+            check_port(at, &get.port, container, found);
+        }
     }
 }
 
@@ -268,20 +296,27 @@ fn check_probe(at: &str, name: &str, probe: &Probe, container: &Container, found
         found.require(value.is_none_or(|value| value >= 0), || format!("{at}: {field} is negative"));
     }
     if let Some(get) = &probe.http_get {
-        let scheme = get.scheme.as_deref().unwrap_or("HTTP");
-        found.require(matches!(scheme, "HTTP" | "HTTPS"), || format!("{at}: scheme `{scheme}` is not HTTP or HTTPS"));
-        found.unsupported(get.protocol.is_some(), &format!("{at}: httpGet.protocol"));
+        check_http_get(at, get, found);
     }
     let port = probe.http_get.as_ref().map(|get| &get.port).or(probe.tcp_socket.as_ref().map(|tcp| &tcp.port));
+    if let Some(port) = port {
+        check_port(at, port, container, found);
+    }
+}
+
+fn check_http_get(at: &str, get: &HTTPGetAction, found: &mut Found) {
+    let scheme = get.scheme.as_deref().unwrap_or("HTTP");
+    found.require(matches!(scheme, "HTTP" | "HTTPS"), || format!("{at}: scheme `{scheme}` is not HTTP or HTTPS"));
+    found.unsupported(get.protocol.is_some(), &format!("{at}: httpGet.protocol"));
+}
+
+fn check_port(at: &str, port: &IntOrString, container: &Container, found: &mut Found) {
     match port {
-        Some(IntOrString::Int(port)) => {
-            found.require((1..=65535).contains(port), || format!("{at}: {port} is no port"));
-        }
-        Some(IntOrString::String(name)) => {
+        IntOrString::Int(port) => found.require((1..=65535).contains(port), || format!("{at}: {port} is no port")),
+        IntOrString::String(name) => {
             let known = container.ports.iter().flatten().any(|port| port.name.as_ref() == Some(name));
             found.require(known || name.parse::<u16>().is_ok(), || format!("{at}: the container has no port `{name}`"));
         }
-        None => {}
     }
 }
 
@@ -333,7 +368,7 @@ mod tests {
             ("hostUsers: false", "", "hostUsers"),
             ("initContainers: [{name: s, image: i, restartPolicy: OnFailure}]", "", "its own restartPolicy"),
             ("", "restartPolicy: Always", "its own restartPolicy"),
-            ("", "lifecycle: {preStop: {exec: {command: [a]}}}", "lifecycle"),
+            ("", "lifecycle: {preStop: {tcpSocket: {port: 1}}}", "tcpSocket"),
             ("", "livenessProbe: {grpc: {port: 1}}", "grpc"),
             ("", "volumeMounts: [{name: v, mountPath: /x, subPath: a}]", "subPath"),
             ("securityContext: {seccompProfile: {type: Localhost, localhostProfile: p}}", "", "Localhost"),
@@ -355,6 +390,10 @@ mod tests {
             ("", "readinessProbe: {tcpSocket: {port: 1}, terminationGracePeriodSeconds: 2}", "readiness"),
             ("", "livenessProbe: {tcpSocket: {port: web}}", "no port `web`"),
             ("", "ports: [{containerPort: 70000}]", "70000"),
+            ("", "lifecycle: {preStop: {}}", "exactly one"),
+            ("", "lifecycle: {preStop: {sleep: {seconds: 31}}}", "grace of 30 s"),
+            ("", "lifecycle: {postStart: {httpGet: {port: web}}}", "no port `web`"),
+            ("initContainers: [{name: s, image: i, lifecycle: {}}]", "", "have no lifecycle"),
             ("hostNetwork: true", "ports: [{containerPort: 80, hostPort: 81}]", "must equal"),
             ("", "resources: {limits: {memory: lots}}", "no quantity"),
             ("initContainers: [{name: c, image: i}]", "", "used twice"),
@@ -368,7 +407,7 @@ mod tests {
 
     #[test]
     fn all_reasons_are_given_at_once() {
-        let reason = error(&with("serviceAccountName: sa", "lifecycle: {}"));
+        let reason = error(&with("serviceAccountName: sa", "livenessProbe: {grpc: {port: 1}}"));
         assert_eq!(reason.split("; ").count(), 2, "{reason}");
     }
 

@@ -77,6 +77,13 @@ pub fn remember(pods: &Path, pod: &StaticPod) -> Result<(), FsError> {
     fsx::write_if_changed(&directory.join(REMEMBERED), &text, 0o600).map(drop)
 }
 
+/// The pod whose manifest [`remember`] kept in the directory of `uid`, if that can still be read.
+pub fn recall_pod(pods: &Path, uid: &str, node: &str) -> Option<StaticPod> {
+    let text = fs::read_to_string(pods.join(uid).join(REMEMBERED)).ok()?;
+    let remembered: Remembered = serde_json::from_str(&text).ok()?;
+    StaticPod::read(&remembered.manifest, Path::new(&remembered.origin), node).ok()
+}
+
 fn recall(pods: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(pods).into_iter().flatten().flatten() {

@@ -577,6 +577,58 @@ fn liveness_and_start_up_failures_restart_with_the_probes_own_grace() {
     }
 }
 
+fn hooked() -> StaticPod {
+    pod(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  terminationGracePeriodSeconds: 7\n  containers:\n  \
+         - {name: a, image: 'i:1', lifecycle: {postStart: {exec: {command: [x]}}}}\n  - {name: b, image: 'i:1'}\n",
+    )
+}
+
+fn post_start(world: &mut World, short: &str, post_start: Option<PostStart>) {
+    world.health.insert(world.id(short), Health { started: true, ready: true, post_start, ..Health::default() });
+}
+
+#[test]
+fn while_a_post_start_hook_runs_the_next_container_is_not_started() {
+    let mut world = World::new();
+    let pod = hooked();
+    for expected in [&["create POD/0"][..], &["start POD/0"], &["create a/0", "create b/0"], &["start a/0"]] {
+        let decision = world.decide(Some(&pod));
+        world.state = decision.state;
+        world.log.clear();
+        decision.actions.iter().for_each(|action| world.act(action, Some(&pod)));
+        assert_eq!(world.log, expected);
+    }
+    post_start(&mut world, "a/0", Some(PostStart::Runs));
+    assert_eq!(world.settle(Some(&pod)), Vec::<String>::new());
+    assert_eq!(world.waiting["a"].reason, "ContainerCreating");
+    post_start(&mut world, "a/0", None);
+    assert_eq!(world.settle(Some(&pod)), ["start b/0"]);
+}
+
+#[test]
+fn a_failed_post_start_hook_kills_and_restarts_the_container() {
+    let mut world = World::new();
+    let pod = hooked();
+    world.settle(Some(&pod));
+    post_start(&mut world, "a/0", Some(PostStart::Failed("exit code 1".into())));
+    let decision = world.decide(Some(&pod));
+    let [Action::Stop(stops)] = decision.actions.as_slice() else { panic!("{decision:?}") };
+    assert_eq!((stops[0].why.as_str(), stops[0].grace.as_secs()), ("FailedPostStartHook: exit code 1", 7));
+    assert_eq!(world.settle(Some(&pod))[1..], ["create a/1", "start a/1"]);
+}
+
+#[test]
+fn a_sidecar_has_not_started_before_its_hook_has_ended() {
+    let mut world = World::new();
+    let pod = with_sidecars("");
+    world.settle(Some(&pod));
+    post_start(&mut world, "s1/0", Some(PostStart::Runs));
+    assert_eq!(world.settle(Some(&pod)), Vec::<String>::new());
+    post_start(&mut world, "s1/0", None);
+    assert_eq!(world.settle(Some(&pod)), ["create i/0", "start i/0"]);
+}
+
 #[test]
 fn readiness_never_restarts() {
     let mut world = World::new();
