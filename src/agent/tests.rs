@@ -741,6 +741,28 @@ async fn the_hooks_of_sidecars_run_before_their_turn() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sub_path_is_mounted_and_one_that_leads_out_is_explained() {
+    let host = Host::started();
+    let volume = host.root.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::os::unix::fs::symlink("/", volume.join("out")).unwrap();
+    let with = |path: &str| {
+        pod("web", "i:1", "")
+            .replace("spec:\n", &format!("spec:\n  volumes: [{{name: v, hostPath: {{path: {}}}}}]\n", volume.display()))
+            .replace("name: c,", &format!("name: c, volumeMounts: [{{name: v, mountPath: /v, {path}}}],"))
+    };
+    host.write("web", &with("subPath: out"));
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(host.fake.count(Op::Create), 0);
+    let message = host.status().await.pods.remove(0).message.unwrap();
+    assert!(message.contains("subPath `out`"), "{message}");
+    host.write("web", &with("subPathExpr: part"));
+    host.until_running(&["c_web-node_default"]).await;
+    let spec = host.fake.spec(&host.fake.running()[0]).unwrap();
+    assert_eq!(spec.mounts[0].source, std::fs::canonicalize(volume.join("part")).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
     let host = Host::started();
     host.fake.lose_next_answer(Op::Create);

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, EnvVarSource, PodSecurityContext, SecurityContext};
+use k8s_openapi::api::core::v1::{Container, EnvVarSource, PodSecurityContext, SecurityContext, VolumeMount};
 
-use super::pod::StaticPod;
+use super::pod::{StaticPod, is_below};
 use super::step::{GRACE_LABEL, SANDBOX, SIDECAR_LABEL};
 use super::{message, quantity};
 use crate::runtime::{ContainerSpec, Dns, Mount, PortBinding, Propagation, Resources, labels};
@@ -52,6 +52,8 @@ pub struct Context<'a> {
     pub pod_ip: Option<IpAddr>,
     /// Volumes on the host, by name.
     pub volumes: &'a BTreeMap<String, PathBuf>,
+    /// What [`sub_paths`] asks for, on the host, by mount path.
+    pub sub_paths: &'a BTreeMap<String, PathBuf>,
     /// File on the host for the termination message.
     pub message_file: Option<&'a Path>,
     /// User of the image; `None` when nobody asked.
@@ -75,6 +77,16 @@ pub enum TranslateError {
         /// What it refers to.
         reference: String,
     },
+    /// A `subPathExpr` that comes to nothing.
+    #[error("mount {volume}: subPathExpr `{expression}` {reason}")]
+    SubPath {
+        /// Name of the volume.
+        volume: String,
+        /// As the manifest has it.
+        expression: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An address in `hostAliases` or `hostIP` that is none.
     #[error("`{0}` is not an IP address")]
     Address(String),
@@ -83,6 +95,46 @@ pub enum TranslateError {
 /// Name of a container on the host.
 pub fn container_name(pod: &StaticPod, container: &str, attempt: u32) -> String {
     format!("k8s_{container}_{}_{}_{}_{attempt}", pod.key.name, pod.key.namespace, pod.uid)
+}
+
+/// The part of its volume that is mounted, where it is not all of it: by mount path, relative, without `..`.
+pub fn sub_paths(
+    pod: &StaticPod,
+    container: &Container,
+    context: &Context<'_>,
+) -> Result<BTreeMap<String, String>, TranslateError> {
+    let mut found = BTreeMap::new();
+    if !container.volume_mounts.iter().flatten().any(has_sub_path) {
+        return Ok(found);
+    }
+    let env = environment(pod, container, context)?;
+    for mount in container.volume_mounts.iter().flatten().filter(|mount| has_sub_path(mount)) {
+        let path = match mount.sub_path_expr.as_deref().filter(|expression| !expression.is_empty()) {
+            None => mount.sub_path.clone().unwrap_or_default(),
+            Some(expression) => {
+                let wrong = |reason: String| TranslateError::SubPath {
+                    volume: mount.name.clone(),
+                    expression: expression.to_owned(),
+                    reason,
+                };
+                let mut unknown = None;
+                let path = expand_or(expression, &env, |name| unknown = Some(name.to_owned()));
+                if let Some(name) = unknown {
+                    return Err(wrong(format!("names `{name}`, which is not set")));
+                }
+                if !is_below(&path) {
+                    return Err(wrong(format!("comes to `{path}`, which is not a relative path without `..`")));
+                }
+                path
+            }
+        };
+        found.insert(mount.mount_path.clone(), path);
+    }
+    Ok(found)
+}
+
+fn has_sub_path(mount: &VolumeMount) -> bool {
+    [&mount.sub_path, &mount.sub_path_expr].into_iter().flatten().any(|path| !path.is_empty())
 }
 
 /// Whether the user of the image has to be known to translate this container.
@@ -270,7 +322,11 @@ fn mounts(container: &Container, context: &Context<'_>) -> Vec<Mount> {
         .filter_map(|mount| {
             let target = &mount.mount_path;
             Some(Mount {
-                source: context.volumes.get(&mount.name)?.clone(),
+                source: if has_sub_path(mount) {
+                    context.sub_paths.get(&mount.mount_path)?.clone()
+                } else {
+                    context.volumes.get(&mount.name)?.clone()
+                },
                 // The kubelet takes a relative mountPath from the root.
                 target: if target.starts_with('/') { target.clone() } else { format!("/{target}") },
                 read_only: mount.read_only == Some(true),
@@ -516,6 +572,11 @@ fn reference(
 
 /// `$(NAME)` → its value, `$$` → `$`; names that are not known stay as they are (`expansion.Expand` of the API).
 fn expand(text: &str, env: &Environment) -> String {
+    expand_or(text, env, |_| {})
+}
+
+/// The same; tells of each name that is not known.
+fn expand_or(text: &str, env: &Environment, mut unknown: impl FnMut(&str)) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -528,6 +589,7 @@ fn expand(text: &str, env: &Environment) -> String {
             if let Some((_, value)) = env.iter().find(|(known, _)| known == name) {
                 expanded.push_str(value);
             } else {
+                unknown(name);
                 expanded.extend(["$(", name, ")"]);
             }
             rest = after;

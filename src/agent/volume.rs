@@ -8,11 +8,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
 
 use super::pod::StaticPod;
 use super::{Ledger, quantity};
@@ -40,6 +43,17 @@ pub enum VolumeError {
         /// What was refused.
         #[source]
         source: FsError,
+    },
+    /// A sub path leads out of its volume, or something in the way is no directory.
+    #[error("volume `{volume}`: subPath `{path}`: {source}")]
+    SubPath {
+        /// Name of the volume.
+        volume: String,
+        /// Relative to the volume.
+        path: String,
+        /// What the kernel says: `EXDEV` for a symbolic link that leads out.
+        #[source]
+        source: io::Error,
     },
     /// The creation could not be recorded, so nothing was made.
     #[error("volume `{volume}`: cannot record what is made for it")]
@@ -78,6 +92,73 @@ pub fn prepare(
         found.insert(volume.name.clone(), path);
     }
     Ok(found)
+}
+
+/// Finds the parts of `volumes` that `wanted` names (by mount path of `container`, relative to their volume), and
+/// makes those that are missing: directories with the mode of their volume. Symbolic links are followed as long as they
+/// stay in the volume.
+pub fn sub_paths(
+    pod: &StaticPod,
+    container: &Container,
+    volumes: &BTreeMap<String, PathBuf>,
+    wanted: &BTreeMap<String, String>,
+    ledger: &dyn Ledger,
+) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
+    let mut found = BTreeMap::new();
+    for mount in container.volume_mounts.iter().flatten() {
+        if let (Some(root), Some(path)) = (volumes.get(&mount.name), wanted.get(&mount.mount_path)) {
+            // An emptyDir is in our own state directory.
+            let outside = pod.spec.volumes.iter().flatten().any(|v| v.name == mount.name && v.host_path.is_some());
+            let ledger = outside.then_some(ledger);
+            found.insert(mount.mount_path.clone(), sub_path(&mount.name, root, path, ledger)?);
+        }
+    }
+    Ok(found)
+}
+
+fn sub_path(volume: &str, root: &Path, path: &str, ledger: Option<&dyn Ledger>) -> Result<PathBuf, VolumeError> {
+    let wrong = |source: io::Error| VolumeError::SubPath { volume: volume.to_owned(), path: path.to_owned(), source };
+    let top = fs::File::open(root).map_err(wrong)?;
+    let mode = top.metadata().map_err(wrong)?.mode() & 0o7777;
+    let mut parent = beneath(&top, Path::new(".")).map_err(wrong)?;
+    let mut reached = PathBuf::new();
+    for part in path.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        reached.push(part);
+        parent = match beneath(&top, &reached) {
+            Ok(present) => present,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if let Some(ledger) = ledger {
+                    let what = Creation::Directory { path: root.join(&reached) };
+                    ledger
+                        .record(&[Record::Make { what }])
+                        .map_err(|source| VolumeError::Ledger { volume: volume.to_owned(), source })?;
+                }
+                make_beneath(&parent, part, mode).map_err(wrong)?;
+                beneath(&top, &reached).map_err(wrong)?
+            }
+            Err(error) => return Err(wrong(error)),
+        };
+    }
+    // Where the links have led to, so that they are not followed once more by whoever mounts it.
+    fs::read_link(format!("/proc/self/fd/{}", parent.as_raw_fd())).map_err(wrong)
+}
+
+/// Opens `path` below `top`, which no link may leave.
+fn beneath(top: &fs::File, path: &Path) -> io::Result<OwnedFd> {
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_BENEATH);
+    Ok(openat2(top, path, how)?)
+}
+
+/// Makes the directory `name` in `parent`. A dangling link of that name is an error.
+fn make_beneath(parent: &OwnedFd, name: &str, mode: u32) -> io::Result<()> {
+    mkdirat(parent, name, Mode::from_bits_truncate(mode))?;
+    let made = openat2(
+        parent,
+        name,
+        OpenHow::new().flags(OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS),
+    )?;
+    // The umask had its say.
+    Ok(fchmod(&made, Mode::from_bits_truncate(mode))?)
 }
 
 /// UIDs of the pods that have a directory.
@@ -247,6 +328,57 @@ mod tests {
         }
         let source = format!("hostPath: {{path: {base}, type: File}}");
         assert!(try_prepare(&source, directory.path(), &Recorder::default()).is_err());
+    }
+
+    fn try_sub_path(root: &Path, path: &str, ledger: &Recorder) -> Result<PathBuf, VolumeError> {
+        let pod = pod(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  volumes: [{{name: v, hostPath: {{path: /x}}}}]\n  \
+             containers: [{{name: c, image: i, volumeMounts: [{{name: v, mountPath: /v, subPath: {path}}}]}}]\n"
+        ));
+        let volumes = [("v".to_owned(), root.to_path_buf())].into();
+        let wanted = [("/v".to_owned(), path.to_owned())].into();
+        sub_paths(&pod, &pod.containers()[0], &volumes, &wanted, ledger).map(|mut found| found.remove("/v").unwrap())
+    }
+
+    #[test]
+    fn a_missing_sub_path_is_made_with_the_mode_of_its_volume_and_recorded_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(directory.path()).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
+        let ledger = Recorder::default();
+        for _ in 0..2 {
+            let path = try_sub_path(&root, "./a//b", &ledger).unwrap();
+            assert_eq!((path.as_path(), mode(&path), mode(&root.join("a"))), (&*root.join("a/b"), 0o777, 0o777));
+        }
+        assert_eq!(*ledger.0.lock().unwrap(), [root.join("a"), root.join("a/b")]);
+    }
+
+    #[test]
+    fn a_sub_path_may_be_a_file_and_go_through_links_that_stay_inside() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(directory.path()).unwrap();
+        fs::create_dir(root.join("real")).unwrap();
+        fs::write(root.join("real/file"), "").unwrap();
+        std::os::unix::fs::symlink("real", root.join("link")).unwrap();
+        let path = try_sub_path(&root, "link/file", &Recorder::default()).unwrap();
+        assert_eq!(path, root.join("real/file"), "the link is resolved");
+    }
+
+    #[test]
+    fn a_sub_path_never_leaves_its_volume() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("volume");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        fs::create_dir(directory.path().join("outside")).unwrap();
+        for (name, target) in [("up", "../outside"), ("etc", "/etc"), ("dangling", "nowhere")] {
+            std::os::unix::fs::symlink(target, root.join(name)).unwrap();
+        }
+        for path in ["up", "up/new", "etc", "etc/passwd", "dangling", "dangling/new", "file/new"] {
+            let error = try_sub_path(&root, path, &Recorder::default()).unwrap_err();
+            assert!(matches!(error, VolumeError::SubPath { .. }), "{path}: {error}");
+        }
+        assert_eq!(fs::read_dir(directory.path().join("outside")).unwrap().count(), 0);
     }
 
     #[test]

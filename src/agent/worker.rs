@@ -492,6 +492,7 @@ impl<R: Runtime> Worker<R> {
             sandbox: sandbox.as_ref().map(|sandbox| sandbox.id.as_str()),
             pod_ip,
             volumes: &BTreeMap::new(),
+            sub_paths: &BTreeMap::new(),
             message_file: None,
             image_user: None,
         };
@@ -501,6 +502,9 @@ impl<R: Runtime> Worker<R> {
         };
         let volumes = volume::prepare(pod, container, &self.shared.pods, self.shared.ledger.as_ref())
             .map_err(|error| ("ContainerCreating", error.to_string()))?;
+        let wanted = translate::sub_paths(pod, container, &context).map_err(config)?;
+        let sub_paths = volume::sub_paths(pod, container, &volumes, &wanted, self.shared.ledger.as_ref())
+            .map_err(|error| ("CreateContainerConfigError", error.to_string()))?;
         let message_file = message::prepare(&self.shared.pods, &pod.uid, name, attempt)
             .map_err(|error| ("ContainerCreating", error.to_string()))?;
         let user = if translate::needs_image_user(pod, container) {
@@ -511,6 +515,7 @@ impl<R: Runtime> Worker<R> {
             None
         };
         context.volumes = &volumes;
+        context.sub_paths = &sub_paths;
         context.message_file = Some(&message_file);
         context.image_user = user.as_deref();
         translate::container(pod, container, attempt, &context).map_err(config)

@@ -241,8 +241,12 @@ fn check_mounts(at: &str, container: &Container, spec: &PodSpec, found: &mut Fou
         });
         found.require(targets.insert(&mount.mount_path), || format!("{at}: `{}` is mounted twice", mount.mount_path));
         found.require(!mount.mount_path.is_empty(), || format!("{at}: it has no mountPath"));
-        let sub_path = [&mount.sub_path, &mount.sub_path_expr].into_iter().flatten().any(|path| !path.is_empty());
-        found.unsupported(sub_path, &format!("{at}: subPath"));
+        let sub_paths =
+            || [&mount.sub_path, &mount.sub_path_expr].into_iter().flatten().filter(|path| !path.is_empty());
+        found.require(sub_paths().count() < 2, || format!("{at}: subPath and subPathExpr exclude each other"));
+        for path in sub_paths() {
+            found.require(is_below(path), || format!("{at}: subPath `{path}` is not a relative path without `..`"));
+        }
         let recursive = mount.recursive_read_only.as_deref().is_some_and(|value| value != "Disabled");
         found.unsupported(recursive, &format!("{at}: recursiveReadOnly"));
         found.unsupported(
@@ -320,6 +324,11 @@ fn check_port(at: &str, port: &IntOrString, container: &Container, found: &mut F
     }
 }
 
+/// Whether the path stays below the directory that it is taken from, as far as its text says.
+pub(in crate::agent) fn is_below(path: &str) -> bool {
+    !path.starts_with('/') && !path.split('/').any(|part| part == "..")
+}
+
 /// RFC 1123 label, at most 63 bytes.
 fn is_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -370,7 +379,6 @@ mod tests {
             ("", "restartPolicy: Always", "its own restartPolicy"),
             ("", "lifecycle: {preStop: {tcpSocket: {port: 1}}}", "tcpSocket"),
             ("", "livenessProbe: {grpc: {port: 1}}", "grpc"),
-            ("", "volumeMounts: [{name: v, mountPath: /x, subPath: a}]", "subPath"),
             ("securityContext: {seccompProfile: {type: Localhost, localhostProfile: p}}", "", "Localhost"),
         ] {
             let reason = error(&with(spec, container));
@@ -385,6 +393,9 @@ mod tests {
             ("", "volumeMounts: [{name: nope, mountPath: /x}]", "no such volume"),
             ("", "volumeMounts: [{name: v, mountPath: /x}, {name: v, mountPath: /x}]", "mounted twice"),
             ("", "volumeMounts: [{name: v, mountPath: /x, mountPropagation: Bidirectional}]", "privileged"),
+            ("", "volumeMounts: [{name: v, mountPath: /x, subPath: a/../b}]", "without `..`"),
+            ("", "volumeMounts: [{name: v, mountPath: /x, subPathExpr: /a}]", "not a relative path"),
+            ("", "volumeMounts: [{name: v, mountPath: /x, subPath: a, subPathExpr: b}]", "exclude each other"),
             ("", "livenessProbe: {exec: {command: [a]}, tcpSocket: {port: 1}}", "exactly one"),
             ("", "livenessProbe: {tcpSocket: {port: 1}, successThreshold: 2}", "successThreshold"),
             ("", "readinessProbe: {tcpSocket: {port: 1}, terminationGracePeriodSeconds: 2}", "readiness"),

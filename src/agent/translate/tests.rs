@@ -24,6 +24,7 @@ fn translated(spec: &str, of: &str) -> Result<ContainerSpec, TranslateError> {
         sandbox,
         pod_ip,
         volumes: &volumes,
+        sub_paths: &[("/sub".to_owned(), PathBuf::from("/host/v/part"))].into(),
         message_file: Some(Path::new("/pods/uid/containers/c/00000003")),
         image_user: Some("nobody"),
     };
@@ -94,6 +95,7 @@ fn a_sidecar_knows_its_place_and_is_as_safe_from_the_oom_killer_as_what_it_serve
             sandbox: Some("id"),
             pod_ip: None,
             volumes: &volumes,
+            sub_paths: &volumes,
             message_file: None,
             image_user: None,
         };
@@ -102,6 +104,49 @@ fn a_sidecar_knows_its_place_and_is_as_safe_from_the_oom_killer_as_what_it_serve
             spec.labels.get(SIDECAR_LABEL).cloned()
         };
         assert_eq!((place("i"), place("s"), place("c")), (None, Some("1".to_owned()), None));
+    }
+}
+
+#[test]
+fn a_sub_path_is_mounted_in_place_of_its_volume() {
+    let mounts =
+        spec(HOST, "volumeMounts: [{name: v, mountPath: /sub, subPath: part}, {name: v, mountPath: /all}]").mounts;
+    let sources: Vec<_> = mounts.iter().map(|mount| mount.source.display().to_string()).collect();
+    assert_eq!(sources[..2], ["/host/v/part", "/host/v"]);
+}
+
+#[test]
+fn a_sub_path_may_be_made_of_the_environment() {
+    let found = |mount: &str| {
+        let env = "env: [{name: A, value: a/b}, {name: UP, value: '../x'}, {name: P, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]";
+        let pod = pod_of(HOST, &format!("{env}\n    volumeMounts: [{{name: v, mountPath: /sub, {mount}}}]"));
+        let node = node(true);
+        let none = BTreeMap::new();
+        let context = Context {
+            agent_id: "agent",
+            node: &node,
+            sandbox: None,
+            pod_ip: None,
+            volumes: &none,
+            sub_paths: &none,
+            message_file: None,
+            image_user: None,
+        };
+        sub_paths(&pod, &pod.containers()[0], &context).map(|mut found| found.remove("/sub"))
+    };
+    for (mount, expected) in [
+        ("readOnly: true", None),
+        ("subPath: ''", None),
+        ("subPath: $(A)", Some("$(A)")),
+        ("subPathExpr: $(A)/$(P)", Some("a/b/web-node-1")),
+    ] {
+        assert_eq!(found(mount).unwrap().as_deref(), expected, "{mount}");
+    }
+    for (mount, reason) in
+        [("subPathExpr: $(NOPE)", "`NOPE`, which is not set"), ("subPathExpr: $(UP)", "without `..`")]
+    {
+        let error = found(mount).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
     }
 }
 
@@ -220,6 +265,7 @@ fn others_join_a_sandbox_that_has_the_ports_the_name_and_the_addresses() {
         sandbox: None,
         pod_ip: None,
         volumes: &volumes,
+        sub_paths: &volumes,
         message_file: None,
         image_user: None,
     };
