@@ -763,6 +763,19 @@ async fn a_sub_path_is_mounted_and_one_that_leads_out_is_explained() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_has_its_grace_also_from_an_engine_that_goes_down() {
+    let host = Host::started();
+    host.fake.set_program("i:1", Program::default().stops_after(Duration::from_secs(40), 0));
+    host.write("web", &pod("web", "i:1", "").replace("spec:\n", "spec:\n  terminationGracePeriodSeconds: 60\n"));
+    host.until_running(&["c_web-node_default"]).await;
+    host.fake.shut_down().await;
+    let State::Exited(end) = host.fake.containers()[0].state.clone() else { panic!("it still runs") };
+    assert_eq!(end.exit_code, 0, "it was not killed");
+    host.fake.come_back();
+    host.until("it runs again", |host| host.running().len() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
     let host = Host::started();
     host.fake.lose_next_answer(Op::Create);

@@ -166,6 +166,7 @@ pub fn container(
         working_dir: container.working_dir.clone().filter(|path| !path.is_empty()),
         labels: self::labels(pod, &container.name, attempt, context),
         mounts: mounts(container, context),
+        stop_timeout: Some(pod.grace()),
         resources: resources(container),
         oom_score_adj: allowed(oom_score(pod, container, context.node), context.node),
         stdin: container.stdin == Some(true),

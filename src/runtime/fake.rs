@@ -50,6 +50,9 @@ use crate::clock::Clock;
 /// Exit code of a process that SIGKILL ended: 128 + 9.
 const KILLED: i64 = 137;
 
+/// What a container without a stop timeout gets from an engine that goes down, as from Docker.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The in-memory runtime. Clones share one world.
 #[derive(Debug, Clone)]
 pub struct FakeRuntime {
@@ -148,6 +151,18 @@ impl FakeRuntime {
             // A receiver that is gone does not care.
             let _ = subscriber.sender.send(Err(unreachable_engine()));
         }
+    }
+
+    /// The engine goes down in good order: it stops answering, and stops every container within its stop timeout. Ends
+    /// when all of them have ended.
+    pub async fn shut_down(&self) {
+        self.go_away();
+        let containers: Vec<_> = {
+            let world = self.world();
+            world.containers.iter().map(|(id, entry)| (id.clone(), entry.spec.stop_timeout)).collect()
+        };
+        let stops = containers.iter().map(|(id, timeout)| self.signal(id, timeout.unwrap_or(STOP_TIMEOUT)));
+        futures_util::future::join_all(stops).await;
     }
 
     /// The engine answers again. Event streams have to be asked for again.
@@ -312,6 +327,26 @@ impl FakeRuntime {
         let mut world = self.world();
         world.tell(id, EventKind::Removed);
         world.containers.remove(id);
+    }
+
+    /// Sends the stop signal, and SIGKILL after `grace`.
+    async fn signal(&self, id: &str, grace: Duration) {
+        let running = {
+            let mut world = self.world();
+            let id = world.id_of(id);
+            id.and_then(|id| world.pid_of(&id).map(|pid| (id, pid))).and_then(|(id, pid)| {
+                let spec = world.known(&id).ok()?.spec.clone();
+                Some((id, pid, world.program(&spec).stop))
+            })
+        };
+        if let Some((id, run, obeys)) = running {
+            let (delay, code) = match obeys {
+                Some((delay, code)) if delay < grace || delay.is_zero() => (delay, code),
+                _ => (grace, KILLED),
+            };
+            self.wait_for_end(&id, run, delay).await;
+            self.finish(&id, Some(run), code, false);
+        }
     }
 
     /// Waits until this run of the container is over, or the time is.
@@ -486,22 +521,7 @@ impl Runtime for FakeRuntime {
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<()> {
         self.begin(Op::Stop, id, Some(grace)).await?;
-        let running = {
-            let mut world = self.world();
-            let id = world.id_of(id);
-            id.and_then(|id| world.pid_of(&id).map(|pid| (id, pid))).and_then(|(id, pid)| {
-                let spec = world.known(&id).ok()?.spec.clone();
-                Some((id, pid, world.program(&spec).stop))
-            })
-        };
-        if let Some((id, run, obeys)) = running {
-            let (delay, code) = match obeys {
-                Some((delay, code)) if delay < grace || delay.is_zero() => (delay, code),
-                _ => (grace, KILLED),
-            };
-            self.wait_for_end(&id, run, delay).await;
-            self.finish(&id, Some(run), code, false);
-        }
+        self.signal(id, grace).await;
         self.answer(Op::Stop, ())
     }
 

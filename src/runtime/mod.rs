@@ -336,6 +336,9 @@ pub struct ContainerSpec {
     pub security_options: Vec<String>,
     /// Kernel parameters of its namespaces.
     pub sysctls: BTreeMap<String, String>,
+    /// How long the engine waits between the stop signal and SIGKILL when it stops the container by itself, because
+    /// it is going down; whole seconds, `None` for its default. Stops that we ask for say their own.
+    pub stop_timeout: Option<Duration>,
     /// Limits.
     pub resources: Resources,
     /// `oom_score_adj`, -1000 to 1000; `None` leaves it alone.

@@ -151,6 +151,16 @@ fn a_sub_path_may_be_made_of_the_environment() {
 }
 
 #[test]
+fn an_engine_that_goes_down_gives_each_container_the_grace_of_its_pod() {
+    for (grace, seconds) in
+        [("", 30), ("terminationGracePeriodSeconds: 90", 90), ("terminationGracePeriodSeconds: 0", 2)]
+    {
+        let spec = spec(&format!("{HOST}\n  {grace}"), "");
+        assert_eq!(spec.stop_timeout, Some(std::time::Duration::from_secs(seconds)), "{grace}");
+    }
+}
+
+#[test]
 fn env_is_expanded_in_the_order_of_declaration() {
     let spec = spec(
         HOST,

@@ -42,6 +42,7 @@ pub(super) fn create_body(spec: &ContainerSpec, recursive_read_only: bool) -> Co
         open_stdin: Some(spec.stdin),
         stdin_once: Some(spec.stdin_once),
         tty: Some(spec.tty),
+        stop_timeout: spec.stop_timeout.and_then(|time| i64::try_from(time.as_secs()).ok()),
         exposed_ports: filled(&spec.ports).map(|ports| ports.iter().map(port_name).collect()),
         // An image's HEALTHCHECK would be a second prober beside the pod's probes.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
@@ -319,6 +320,7 @@ mod tests {
             capabilities_drop: strings(&["ALL"]),
             security_options: strings(&["seccomp=unconfined"]),
             sysctls: BTreeMap::from([("k".to_owned(), "1".to_owned())]),
+            stop_timeout: Some(std::time::Duration::from_secs(45)),
             resources: Resources { cpu_shares: 2, cpu_quota: 5, cpu_period: 100, memory: 4096 },
             oom_score_adj: Some(-7),
             stdin: true,
@@ -332,7 +334,7 @@ mod tests {
             json!({
                 "Image": "i", "Entrypoint": ["/e"], "Cmd": ["c"], "Env": ["A=b"], "WorkingDir": "/w",
                 "Labels": {"l": "v"}, "Hostname": "h", "User": "1:2",
-                "OpenStdin": true, "StdinOnce": true, "Tty": true,
+                "OpenStdin": true, "StdinOnce": true, "Tty": true, "StopTimeout": 45,
                 "ExposedPorts": {"80/tcp": {}}, "Healthcheck": {"Test": ["NONE"]},
                 "HostConfig": {
                     "RestartPolicy": {"Name": "no"},

@@ -54,6 +54,20 @@ async fn a_stop_takes_as_long_as_the_program_but_not_longer_than_the_grace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_engine_that_goes_down_waits_for_each_stop_timeout() {
+    for (timeout, seconds, code) in [(None, 10, KILLED), (Some(LONG), 20, 5)] {
+        let fake = fake();
+        fake.set_program("i", Program::default().stops_after(Duration::from_secs(20), 5));
+        let id = fake.create(&ContainerSpec { stop_timeout: timeout, ..spec("a") }).await.unwrap();
+        fake.start(&id).await.unwrap();
+        let begun = Instant::now();
+        fake.shut_down().await;
+        assert_eq!((begun.elapsed().as_secs(), exit_code(&fake, &id)), (seconds, Some(code)));
+        assert!(fake.info().await.is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_returns_early_when_the_process_is_killed_meanwhile() {
     let fake = fake();
     let id = run(&fake, "a", Program::default().ignores_stop()).await;
