@@ -26,6 +26,7 @@ pub mod message;
 pub mod metrics;
 pub mod pod;
 pub mod probe;
+pub mod projection;
 pub mod quantity;
 pub mod report;
 pub mod server;

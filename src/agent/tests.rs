@@ -776,6 +776,39 @@ async fn a_pod_has_its_grace_also_from_an_engine_that_goes_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_reads_about_itself_in_files() {
+    let items = "[{path: labels, fieldRef: {fieldPath: metadata.labels}}, \
+                 {path: on/name, mode: 0400, fieldRef: {fieldPath: metadata.name}}, \
+                 {path: memory, resourceFieldRef: {containerName: c, resource: limits.memory, divisor: 1Mi}}]";
+    for volume in [
+        format!("downwardAPI: {{defaultMode: 0440, items: {items}}}"),
+        format!("projected: {{defaultMode: 0440, sources: [{{downwardAPI: {{items: {items}}}}}]}}"),
+    ] {
+        use std::os::unix::fs::PermissionsExt as _;
+        let host = Host::started();
+        let text = pod("web", "i:1", "labels: {app: web, tier: front}")
+            .replace("spec:\n", &format!("spec:\n  volumes: [{{name: v, {volume}}}]\n"))
+            .replace(
+                "name: c,",
+                "name: c, resources: {limits: {memory: 64Mi}}, volumeMounts: [{name: v, mountPath: /v}],",
+            );
+        host.write("web", &text);
+        host.until_running(&["c_web-node_default"]).await;
+        let mount = host.fake.spec(&host.fake.running()[0]).unwrap().mounts[0].clone();
+        assert_eq!((mount.target.as_str(), mount.read_only), ("/v", true));
+        for (path, mode, content) in
+            [("labels", 0o440, "app=\"web\"\ntier=\"front\""), ("on/name", 0o400, "web-node"), ("memory", 0o440, "64")]
+        {
+            let file = mount.source.join(path);
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), content, "{path}");
+            assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, mode, "{path}");
+        }
+        host.delete("web");
+        host.until("nothing is left", |host| std::fs::read_dir(host.layout().pods()).unwrap().count() == 0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
     let host = Host::started();
     host.fake.lose_next_answer(Op::Create);

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, EnvVarSource, PodSecurityContext, Se
 
 use super::pod::{StaticPod, is_below};
 use super::step::{GRACE_LABEL, SANDBOX, SIDECAR_LABEL};
-use super::{message, quantity};
+use super::{message, projection, quantity};
 use crate::runtime::{ContainerSpec, Dns, Mount, PortBinding, Propagation, Resources, labels};
 
 /// Log rotation: bytes per file (kubelet: `containerLogMaxSize`, 10Mi).
@@ -74,6 +74,14 @@ pub enum TranslateError {
     Reference {
         /// Name of the variable.
         variable: String,
+        /// What it refers to.
+        reference: String,
+    },
+    /// The same in a downwardAPI volume.
+    #[error("volume {volume}: `{reference}` is not known")]
+    VolumeReference {
+        /// Name of the volume.
+        volume: String,
         /// What it refers to.
         reference: String,
     },
@@ -165,7 +173,7 @@ pub fn container(
         env: env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
         working_dir: container.working_dir.clone().filter(|path| !path.is_empty()),
         labels: self::labels(pod, &container.name, attempt, context),
-        mounts: mounts(container, context),
+        mounts: mounts(pod, container, context),
         stop_timeout: Some(pod.grace()),
         resources: resources(container),
         oom_score_adj: allowed(oom_score(pod, container, context.node), context.node),
@@ -315,7 +323,12 @@ fn dns(pod: &StaticPod, host: &Dns) -> Option<Dns> {
     Some(dns)
 }
 
-fn mounts(container: &Container, context: &Context<'_>) -> Vec<Mount> {
+fn mounts(pod: &StaticPod, container: &Container, context: &Context<'_>) -> Vec<Mount> {
+    // What the agent writes there is not for the container to change.
+    let ours = |name: &str| {
+        let mut volumes = pod.spec.volumes.iter().flatten();
+        volumes.any(|volume| volume.name == name && projection::items(volume).is_some())
+    };
     let mut mounts: Vec<_> = container
         .volume_mounts
         .iter()
@@ -330,7 +343,7 @@ fn mounts(container: &Container, context: &Context<'_>) -> Vec<Mount> {
                 },
                 // The kubelet takes a relative mountPath from the root.
                 target: if target.starts_with('/') { target.clone() } else { format!("/{target}") },
-                read_only: mount.read_only == Some(true),
+                read_only: mount.read_only == Some(true) || ours(&mount.name),
                 propagation: match mount.mount_propagation.as_deref() {
                     Some("HostToContainer") => Propagation::HostToContainer,
                     Some("Bidirectional") => Propagation::Bidirectional,
@@ -516,7 +529,7 @@ fn environment(pod: &StaticPod, container: &Container, context: &Context<'_>) ->
 }
 
 /// The value of a `fieldRef` or `resourceFieldRef`, or the reference if there is no such thing.
-fn reference(
+pub(super) fn reference(
     pod: &StaticPod,
     container: &Container,
     from: &EnvVarSource,

@@ -33,7 +33,7 @@ use super::step::{
     name_of, step, uid_of,
 };
 use super::translate::{self, Context, Node};
-use super::{message, volume};
+use super::{message, projection, volume};
 use crate::clock::Clock;
 use crate::journal::{Creation, Record};
 use crate::logline;
@@ -500,8 +500,15 @@ impl<R: Runtime> Worker<R> {
         let Some(container) = pod.container(name) else {
             return translate::sandbox(pod, &self.shared.pause_image, attempt, &context).map_err(config);
         };
-        let volumes = volume::prepare(pod, container, &self.shared.pods, self.shared.ledger.as_ref())
+        let mut volumes = volume::prepare(pod, container, &self.shared.pods, self.shared.ledger.as_ref())
             .map_err(|error| ("ContainerCreating", error.to_string()))?;
+        let group = pod.spec.security_context.as_ref().and_then(|security| security.fs_group);
+        let group = group.and_then(|group| u32::try_from(group).ok());
+        for (name, files) in projection::files(pod, container, &context).map_err(config)? {
+            let path = projection::write(&self.shared.pods, &pod.uid, &name, &files, group)
+                .map_err(|error| ("ContainerCreating", format!("volume `{name}`: {error}")))?;
+            volumes.insert(name, path);
+        }
         let wanted = translate::sub_paths(pod, container, &context).map_err(config)?;
         let sub_paths = volume::sub_paths(pod, container, &volumes, &wanted, self.shared.ledger.as_ref())
             .map_err(|error| ("CreateContainerConfigError", error.to_string()))?;

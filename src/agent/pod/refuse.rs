@@ -3,12 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, PodSpec, Probe, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, DownwardAPIVolumeFile, HTTPGetAction, LifecycleHandler, PodSpec, Probe, Volume,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::PodKey;
-use crate::agent::quantity;
+use crate::agent::{projection, quantity};
 
 /// Names of Linux capabilities, hosts and volumes are checked by the runtime; here is what it would not notice.
 pub(super) fn check(
@@ -26,7 +28,7 @@ pub(super) fn check(
     }
     check_pod(spec, &mut found, warnings);
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
-        check_volume(&format!("spec.volumes[{index}] ({})", volume.name), volume, &mut found);
+        check_volume(&format!("spec.volumes[{index}] ({})", volume.name), volume, spec, &mut found);
     }
     let mut names = BTreeSet::new();
     let init = spec.init_containers.iter().flatten().map(|container| (container, true));
@@ -105,7 +107,7 @@ fn check_pod(spec: &PodSpec, found: &mut Found, warnings: &mut Vec<String>) {
     }
 }
 
-fn check_volume(at: &str, volume: &Volume, found: &mut Found) {
+fn check_volume(at: &str, volume: &Volume, spec: &PodSpec, found: &mut Found) {
     let api = [
         (volume.config_map.is_some(), "configmaps"),
         (volume.secret.is_some(), "secrets"),
@@ -121,6 +123,8 @@ fn check_volume(at: &str, volume: &Volume, found: &mut Found) {
     }
     if let Some(projected) = &volume.projected {
         for source in projected.sources.iter().flatten() {
+            found.api_object(source.cluster_trust_bundle.is_some(), at, "clustertrustbundles");
+            found.api_object(source.pod_certificate.is_some(), at, "podcertificaterequests");
             found.api_object(source.config_map.is_some(), at, "configmaps");
             found.api_object(source.secret.is_some(), at, "secrets");
             found.api_object(source.service_account_token.is_some(), at, "serviceaccounts");
@@ -142,8 +146,42 @@ fn check_volume(at: &str, volume: &Volume, found: &mut Found) {
                 format!("{at}: sizeLimit `{}` is no quantity", limit.0)
             });
         }
+    } else if let Some((items, default_mode)) = projection::items(volume) {
+        let mut paths = BTreeSet::new();
+        for item in items {
+            let at = format!("{at}, `{}`", item.path);
+            found.require(paths.insert(&item.path), || format!("{at}: the path is used twice"));
+            check_item(&at, item, default_mode, spec, found);
+        }
     } else if !refused {
-        found.unsupported(true, &format!("{at}: a volume other than hostPath and emptyDir"));
+        found.unsupported(true, &format!("{at}: a volume other than hostPath, emptyDir and downwardAPI"));
+    }
+}
+
+fn check_item(at: &str, item: &DownwardAPIVolumeFile, default_mode: i32, spec: &PodSpec, found: &mut Found) {
+    let path = &item.path;
+    found.require(!path.is_empty() && is_below(path) && !path.starts_with(".."), || {
+        format!("{at}: the path is not a relative one without `..`")
+    });
+    let mode = item.mode.unwrap_or(default_mode);
+    found.require((0..=0o777).contains(&mode), || format!("{at}: mode {mode:o} is not within 0 and 777 (octal)"));
+    found.require(item.field_ref.is_some() != item.resource_field_ref.is_some(), || {
+        format!("{at}: it needs exactly one of fieldRef, resourceFieldRef")
+    });
+    if let Some(field) = &item.field_ref {
+        let path = field.field_path.as_str();
+        let whole = ["name", "namespace", "uid", "labels", "annotations"];
+        let known = path.strip_prefix("metadata.").is_some_and(|rest| {
+            whole.contains(&rest) || rest.starts_with("labels['") || rest.starts_with("annotations['")
+        });
+        found.require(known, || format!("{at}: fieldPath `{path}` is not for volumes"));
+    }
+    if let Some(resource) = &item.resource_field_ref {
+        let name = resource.container_name.as_deref().unwrap_or_default();
+        let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+        found.require(all.any(|container| container.name == name), || {
+            format!("{at}: resourceFieldRef names no container of the pod (`{name}`)")
+        });
     }
 }
 
@@ -366,6 +404,8 @@ mod tests {
             let reason = error(&with(spec, container));
             assert!(reason.contains(&format!("may not reference {what}")), "{reason}");
         }
+        let projected = "projected: {sources: [{secret: {name: s}}, {downwardAPI: {}}]}";
+        assert!(error(&with("", "").replace("hostPath: {path: /x}", projected)).contains("may not reference secrets"));
         let volume = with("", "").replace("hostPath: {path: /x}", "secret: {secretName: s}");
         assert!(error(&volume).contains("may not reference secrets"));
     }
@@ -414,6 +454,29 @@ mod tests {
             assert!(reason.contains(what), "{reason}");
         }
         assert!(error(&with("", "").replace("path: /x", "path: /x/../y")).contains("`..`"));
+    }
+
+    #[test]
+    fn files_of_the_downward_api_are_checked() {
+        let name = "fieldRef: {fieldPath: metadata.name}";
+        for (items, what) in [
+            (format!("[{{path: ../a, {name}}}]"), "without `..`"),
+            (format!("[{{path: ..a, {name}}}]"), "without `..`"),
+            (format!("[{{path: /a, {name}}}]"), "without `..`"),
+            (format!("[{{path: a, mode: 01000, {name}}}]"), "mode 1000"),
+            (format!("[{{path: a, {name}}}, {{path: a, {name}}}]"), "used twice"),
+            ("[{path: a}]".to_owned(), "exactly one"),
+            ("[{path: a, fieldRef: {fieldPath: status.podIP}}]".to_owned(), "not for volumes"),
+            ("[{path: a, resourceFieldRef: {resource: limits.cpu}}]".to_owned(), "names no container"),
+        ] {
+            for volume in [
+                format!("downwardAPI: {{items: {items}}}"),
+                format!("projected: {{sources: [{{downwardAPI: {{items: {items}}}}}]}}"),
+            ] {
+                let reason = error(&with("", "").replace("hostPath: {path: /x}", &volume));
+                assert!(reason.contains(what), "{volume}: {reason}");
+            }
+        }
     }
 
     #[test]
