@@ -81,7 +81,8 @@ mod tests {
     use crate::agent::pod::tests::pod;
 
     fn of(policy: &str, containers: usize) -> StaticPod {
-        let more: String = (1..containers).map(|n| format!("  - {{name: c{n}, image: i}}\n")).collect();
+        let more: Vec<_> = (1..containers).map(|n| format!("  - {{name: c{n}, image: i}}\n")).collect();
+        let more = more.concat();
         pod(&format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  containers:\n  \
              - {{name: c, image: i, terminationMessagePolicy: {policy}}}\n{more}"

@@ -63,9 +63,9 @@ pub fn files(
         let mut files = Vec::new();
         for item in items {
             let unknown = |reference| TranslateError::VolumeReference { volume: volume.name.clone(), reference };
-            let content = content(pod, container, item, context).map_err(unknown)?;
+            let text = content(pod, container, item, context).map_err(unknown)?;
             let mode = u32::try_from(item.mode.unwrap_or(default_mode)).unwrap_or(0) & 0o777;
-            files.push(File { path: item.path.clone(), mode, content });
+            files.push(File { path: item.path.clone(), mode, content: text });
         }
         found.insert(volume.name.clone(), files);
     }

@@ -469,7 +469,7 @@ impl Round<'_> {
                 continue;
             }
             let newest = instances(self.observed.containers, pod, &container.name).pop();
-            match newest.map(|newest| ended(newest)) {
+            match newest.map(ended) {
                 Some(Some((0, ended_at))) if ended_at >= self.observed.booted_at => return index + 1,
                 // Of the last boot: all of them once more, from the first.
                 None | Some(Some((0, _))) => {}

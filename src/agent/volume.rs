@@ -152,13 +152,13 @@ fn beneath(top: &fs::File, path: &Path) -> io::Result<OwnedFd> {
 /// Makes the directory `name` in `parent`. A dangling link of that name is an error.
 fn make_beneath(parent: &OwnedFd, name: &str, mode: u32) -> io::Result<()> {
     mkdirat(parent, name, Mode::from_bits_truncate(mode))?;
-    let made = openat2(
+    let created = openat2(
         parent,
         name,
         OpenHow::new().flags(OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS),
     )?;
     // The umask had its say.
-    Ok(fchmod(&made, Mode::from_bits_truncate(mode))?)
+    Ok(fchmod(&created, Mode::from_bits_truncate(mode))?)
 }
 
 /// UIDs of the pods that have a directory.

@@ -244,7 +244,9 @@ fn check_container(at: &str, container: &Container, init: bool, spec: &PodSpec, 
         found.unsupported(lifecycle.stop_signal.is_some(), &format!("{at}: lifecycle.stopSignal"));
         for (name, handler) in [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)] {
             let grace = spec.termination_grace_period_seconds.unwrap_or(0);
-            handler.iter().for_each(|handler| check_hook(&format!("{at}, {name}"), handler, grace, container, found));
+            if let Some(handler) = handler {
+                check_hook(&format!("{at}, {name}"), handler, grace, container, found);
+            }
         }
     }
 }

@@ -121,14 +121,14 @@ fn a_sub_path_may_be_made_of_the_environment() {
         let env = "env: [{name: A, value: a/b}, {name: UP, value: '../x'}, {name: P, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]";
         let pod = pod_of(HOST, &format!("{env}\n    volumeMounts: [{{name: v, mountPath: /sub, {mount}}}]"));
         let node = node(true);
-        let none = BTreeMap::new();
+        let empty = BTreeMap::new();
         let context = Context {
             agent_id: "agent",
             node: &node,
             sandbox: None,
             pod_ip: None,
-            volumes: &none,
-            sub_paths: &none,
+            volumes: &empty,
+            sub_paths: &empty,
             message_file: None,
             image_user: None,
         };
