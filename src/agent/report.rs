@@ -310,10 +310,14 @@ fn message(
         if line.is_empty() { code } else { format!("{code}: {line}") }
     };
     let times = |count: u32| if count == 1 { "once".to_owned() } else { format!("{count} times") };
+    let crashes = |end: &TerminationSummary| {
+        // Until the next instance exists, the newest one is among those that crashed.
+        let count = summary.restart_count + u32::from(seen.ended.is_some());
+        format!("{name} crashed {}, last {}", times(count), crashed(end))
+    };
     Some(match (summary.state.as_str(), summary.reason.as_str(), &summary.last_termination) {
         ("waiting", "CrashLoopBackOff", Some(end)) => {
-            let again = again.replace("tried again", "restarts");
-            format!("{name} crashed {}, last {}{again}", times(summary.restart_count + 1), crashed(end))
+            format!("{}{}", crashes(end), again.replace("tried again", "restarts"))
         }
         ("waiting", "ErrImageNeverPull", _) => {
             format!(
@@ -321,7 +325,11 @@ fn message(
                 summary.image
             )
         }
-        ("waiting", "ContainerCreating", _) if summary.message.is_empty() => format!("{name} is being started"),
+        ("waiting", "ContainerCreating", Some(end)) => {
+            let doing = if summary.message.is_empty() { "is being started again" } else { summary.message.as_str() };
+            format!("{}; {doing}{again}", crashes(end))
+        }
+        ("waiting", "ContainerCreating", None) if summary.message.is_empty() => format!("{name} is being started"),
         ("waiting", "ContainerCreating" | "ErrImagePull" | "ImagePullBackOff", _) => {
             format!("{}{again}", summary.message)
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::command::{Ended, run};
-use crate::host::{self, LONG, Tree, plinth, plinth_command};
+use crate::host::{self, LONG, Tree, check, eventually, plinth, plinth_command};
 use crate::sandbox::note;
 
 /// Writes a file for `--config`: components are waited for `seconds`, and the documents follow.
@@ -56,14 +56,18 @@ pub(crate) fn autopsy(arguments: &str, limit: u64, code: &str, words: &[&str]) -
     autopsy
 }
 
-/// `status` does not call this well, and one of its lines has all of `words`.
+/// `status` does not call this well, and one of its lines has all of `words`: not in the first instant of a new
+/// attempt, but again and again until the cause is mended.
 #[track_caller]
 pub(crate) fn status_tells(words: &[&str]) {
-    let status = host::status();
-    assert_eq!(status["well"], false);
-    let problems: Vec<_> = status["problems"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
-    assert!(problems.iter().any(|line| words.iter().all(|word| line.contains(word))), "{words:?}: {problems:#?}");
-    assert!(problems.iter().all(|line| !line.contains('\n')), "{problems:#?}");
+    eventually(LONG, || {
+        let status = host::status();
+        assert_eq!(status["well"], false);
+        let problems: Vec<_> = status["problems"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+        assert!(problems.iter().all(|line| !line.contains('\n')), "{problems:#?}");
+        let told = problems.iter().any(|line| words.iter().all(|word| line.contains(word)));
+        check(told, || format!("{words:?}: {problems:#?}"))
+    });
 }
 
 /// With the cause out of the way `init` finishes, and has nothing to do when it is run once more.

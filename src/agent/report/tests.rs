@@ -130,6 +130,19 @@ fn a_termination_message_goes_before_the_log_and_is_shown_whole_in_the_api_objec
 }
 
 #[test]
+fn the_moment_between_two_instances_still_tells_the_crash() {
+    let words = |snapshot: &mut Snapshot| {
+        snapshot.last_words.insert("id1".into(), LastWords { line: "unknown flag".into(), ..LastWords::default() });
+        message_of(snapshot)
+    };
+    let expected = "kube-apiserver crashed 2 times, last exit code 1: unknown flag; is being started again";
+    let mut before = snapshot(&[(0, ended(1)), (1, ended(1))]);
+    wait(&mut before, "ContainerCreating", "", None);
+    assert_eq!(words(&mut before), expected);
+    assert_eq!(words(&mut snapshot(&[(1, ended(1)), (2, State::Created { error: None })])), expected);
+}
+
+#[test]
 fn every_other_trouble_has_its_line() {
     let mut held = snapshot(&[(0, State::Created { error: None })]);
     wait(&mut held, "ContainerCreating", "waits for etcd-node (connection refused)", None);
