@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
 use crate::error::{Exit, Hint};
+use crate::journal::{Journal, Ledger};
 use crate::layout::Layout;
 use crate::runtime::docker::Docker;
 use crate::ui::{Format, Mode, Printer, Surroundings, Verbosity};
@@ -234,6 +235,11 @@ impl Context {
     fn docker(&self) -> Result<Docker, Failure> {
         Docker::connect(self.environment.get("DOCKER_HOST")).context("cannot use DOCKER_HOST").map_err(Failure::usage)
     }
+}
+
+/// What plinth has made on this host.
+fn ledger(journal: &Journal) -> Result<Ledger, Failure> {
+    journal.ledger().map_err(|error| Failure::hinted(error, Exit::Failed))
 }
 
 /// Completes when the user or the service manager wants the command to end.
