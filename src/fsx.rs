@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //! - A file appears under its name whole or not at all, with its final mode before the first byte of content.
-//! - After a function returns, what it wrote survives a power loss (file and directory are synced).
+//! - After a function returns, what it wrote survives a power loss (file and directory are synced); but for [`link`].
 //! - Errors name the operation and the path.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -155,19 +155,33 @@ pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
 /// Makes sure that directory `path` exists; parents that are missing are made too. Only directories made here get
 /// `mode`. Returns those made, outermost first, so that the caller can record them.
 pub fn create_directories(path: &Path, mode: u32) -> Result<Vec<PathBuf>> {
+    make_directories(path, mode, sync_directory)
+}
+
+fn make_directories(path: &Path, mode: u32, made_in: fn(&Path) -> Result<()>) -> Result<Vec<PathBuf>> {
     let missing = missing_directories(path);
     for directory in &missing {
         match DirBuilder::new().mode(mode).create(directory) {
             Ok(()) => {
                 fs::set_permissions(directory, Permissions::from_mode(mode))
                     .map_err(FsError::of("set the mode of", directory))?;
-                sync_directory(parent(directory)?)?;
+                made_in(parent(directory)?)?;
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
             Err(error) => return Err(FsError::of("create directory", directory)(error)),
         }
     }
     Ok(missing)
+}
+
+/// Makes the symbolic link `path` to `target`, in place of another link of that name; directories that are missing are
+/// made with `mode`. Unlike all else here it may be lost with the power: for links whose maker looks after them.
+pub fn link(path: &Path, target: &Path, mode: u32) -> Result<()> {
+    make_directories(parent(path)?, mode, |_| Ok(()))?;
+    if path.is_symlink() {
+        remove_file(path)?;
+    }
+    std::os::unix::fs::symlink(target, path).map_err(FsError::of("create link", path))
 }
 
 /// The directories on the way to and including `path` that do not exist, outermost first.

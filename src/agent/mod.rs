@@ -22,6 +22,8 @@ pub mod board;
 pub mod client;
 pub mod hook;
 pub mod host;
+pub mod ledger;
+pub mod logfile;
 pub mod message;
 pub mod metrics;
 pub mod pod;
@@ -50,6 +52,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::board::Board;
+use self::ledger::{Ledger, NoLedger, Writer};
+use self::logfile::LogDirectories;
 use self::metrics::Metrics;
 use self::pod::{PodKey, StaticPod, resolve_order};
 use self::probe::Prober;
@@ -60,7 +64,6 @@ use self::step::{Timings, uid_of};
 use self::worker::{Message, Shared, Wanted, Worker};
 use crate::clock::Clock;
 use crate::fsx::{self, FsError, Lock};
-use crate::journal::{Journal, JournalError, Record};
 use crate::layout::Layout;
 use crate::runtime::{Container, Event, Runtime, RuntimeError, labels};
 
@@ -68,28 +71,6 @@ use crate::runtime::{Container, Event, Runtime, RuntimeError, labels};
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How soon a runtime that is away is asked again, at first and at most.
 const AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-
-/// Where the agent's creations are recorded, so that `reset` finds them.
-pub trait Ledger: Send + Sync + 'static {
-    /// Returns when `records` are durable. What they announce is not made when this fails.
-    fn record(&self, records: &[Record]) -> Result<(), JournalError>;
-}
-
-impl Ledger for Journal {
-    fn record(&self, records: &[Record]) -> Result<(), JournalError> {
-        self.append(records)
-    }
-}
-
-/// A ledger that forgets, for hosts that nobody resets.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoLedger;
-
-impl Ledger for NoLedger {
-    fn record(&self, _: &[Record]) -> Result<(), JournalError> {
-        Ok(())
-    }
-}
 
 /// Settings of an agent.
 #[derive(Clone)]
@@ -194,7 +175,8 @@ pub async fn run<R: Runtime>(
         pods: layout.pods(),
         pause_image: options.pause_image.clone(),
         booted_at: host::booted_at(&layout.proc()),
-        ledger: Arc::clone(&options.ledger),
+        ledger: Writer::new(Arc::clone(&options.ledger)),
+        logs: LogDirectories::of(layout),
         board,
     });
     let (publish, published) = mpsc::unbounded_channel();
@@ -371,14 +353,14 @@ impl<R: Runtime> Hub<R> {
         true
     }
 
-    /// Removes directories of pods that neither are wanted nor have containers: what a pod leaves behind whose
-    /// containers went while no agent was there to see it.
+    /// Removes directories and log links of pods that neither are wanted nor have containers: what a pod leaves behind
+    /// whose containers went while no agent was there to see it.
     fn sweep(&self) {
         if self.sources.values().any(|source| source.problem.is_some()) {
             return;
         }
         for uid in volume::present(&self.shared.pods).into_iter().filter(|uid| !self.uids.contains_key(uid)) {
-            if let Err(error) = volume::discard(&self.shared.pods, &uid) {
+            if let Err(error) = self.shared.discard(&uid) {
                 tracing::warn!(uid, %error, "cannot remove the directory of a pod that is gone");
             }
         }
