@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads `1h30m`, `90s`, `1.5h`, `500ms`; `None` for anything else, negative values included.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }
