@@ -51,6 +51,7 @@ async fn a_failed_start_leaves_the_reason(lab: impl Lab) {
     assert!(matches!(&error, RuntimeError::Refused { reason, .. } if reason.contains("no such file")), "{error:?}");
     let state = lab.state(&id).await;
     assert!(matches!(&state, State::Created { error: Some(why) } if why.contains("no such file")), "{state:?}");
+    assert!(lab.runtime().inspect(&id).await.unwrap().unwrap().log_path.is_some());
 }
 
 async fn a_container_cannot_join_the_network_of_one_that_does_not_run(lab: impl Lab) {

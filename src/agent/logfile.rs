@@ -97,9 +97,10 @@ impl LogDirectories {
             names(&self.pods).filter(|name| is_of_uid(name)).map(|name| self.pods.join(name)).collect();
         // Also where the directory went first.
         for target in names(&self.containers).filter_map(|name| fs::read_link(self.containers.join(name)).ok()) {
-            directories.extend(self.directory_of(&target).filter(|directory| {
-                directory.file_name().and_then(|name| name.to_str()).is_some_and(is_of_uid)
-            }));
+            directories.extend(
+                self.directory_of(&target)
+                    .filter(|directory| directory.file_name().and_then(|name| name.to_str()).is_some_and(is_of_uid)),
+            );
         }
         let remove = self.present(&directories).into_keys().collect();
         let mut gone = self.perform(&Changes { remove, ..Changes::default() })?;
@@ -133,7 +134,9 @@ impl LogDirectories {
     fn present(&self, directories: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, PathBuf> {
         let outer = names(&self.containers).map(|name| self.containers.join(name)).filter_map(|path| {
             let target = fs::read_link(&path).ok()?;
-            self.directory_of(&target).is_some_and(|directory| directories.contains(&directory)).then_some((path, target))
+            self.directory_of(&target)
+                .is_some_and(|directory| directories.contains(&directory))
+                .then_some((path, target))
         });
         let inner = directories.iter().flat_map(|pod| names(pod).map(|name| pod.join(name))).flat_map(|container| {
             let paths: Vec<_> = names(&container).map(|name| container.join(name)).collect();

@@ -136,7 +136,8 @@ impl Host {
     /// Links to the log of every container there is, and nothing else; each known to the ledger.
     fn assert_logs(&self) {
         let mut wanted = BTreeMap::new();
-        for container in self.fake.containers().iter().filter(|container| container.labels.contains_key(labels::AGENT)) {
+        for container in self.fake.containers().iter().filter(|container| container.labels.contains_key(labels::AGENT))
+        {
             let label = |key: &str| container.labels[key].as_str();
             let (pod, namespace, name) =
                 (label(labels::POD_NAME), label(labels::POD_NAMESPACE), label(labels::CONTAINER_NAME));

@@ -72,14 +72,18 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
         Some(agent) => docker.list(&agent).await?,
         None => Vec::new(),
     };
-    let recall = |uid: &str| recall_pod(&context.layout.pods(), uid, &node).map(|pod| pod.to_pod());
-    let candidates = candidates(api, containers, recall);
+    let recall = |uid: &str| {
+        let mut pod = recall_pod(&context.layout.pods(), uid, &node)?.to_pod();
+        // Where the node has another name than the agent gave it, the UID comes out as another one.
+        pod.metadata.uid = Some(uid.to_owned());
+        Some(pod)
+    };
+    let candidates = candidates(api, containers, &node, recall);
     let question = Question {
         pod: &args.pod,
         namespace: args.namespace.as_deref(),
         container: args.container.as_deref(),
         previous: args.previous,
-        node: &node.to_lowercase(),
     };
     let choice = choose(&candidates, question).map_err(|error| Failure::hinted(error, Exit::Failed))?;
     if let Some(note) = &choice.note {
@@ -104,8 +108,15 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// What an agent knows and what the engine has, by pod. `recall` finds the manifest of a UID that no agent told.
-fn candidates(api: Vec<Pod>, containers: Vec<Container>, recall: impl Fn(&str) -> Option<Pod>) -> Vec<Candidate> {
+/// What an agent knows and what the engine has, by pod. `recall` finds the manifest of a UID that no agent told, for
+/// `node` as all of them.
+fn candidates(
+    api: Vec<Pod>,
+    containers: Vec<Container>,
+    node: &str,
+    recall: impl Fn(&str) -> Option<Pod>,
+) -> Vec<Candidate> {
+    let suffix = format!("-{}", node.to_lowercase());
     let mut found: BTreeMap<(String, String), (Option<Pod>, Vec<Container>)> = BTreeMap::new();
     for pod in api {
         let key = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
@@ -124,7 +135,64 @@ fn candidates(api: Vec<Pod>, containers: Vec<Container>, recall: impl Fn(&str) -
         .map(|((namespace, name), (pod, containers))| {
             let newest = containers.iter().max_by_key(|container| container.created_at);
             let pod = pod.or_else(|| recall(uid_of(newest?)));
-            Candidate { namespace, name, pod, containers }
+            let read = pod.as_ref().and_then(|pod| pod.metadata.name.as_deref()).unwrap_or(&name);
+            let short_name = read.strip_suffix(&suffix).unwrap_or_default().to_owned();
+            Candidate { namespace, name, short_name, pod, containers }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::runtime::State;
+
+    fn container(name: &str, uid: &str, created_at: i64) -> Container {
+        let labels = [(labels::POD_NAMESPACE, "ns"), (labels::POD_NAME, name), (labels::POD_UID, uid)];
+        Container {
+            id: format!("{name}-{uid}"),
+            name: String::new(),
+            labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            image: String::new(),
+            image_id: String::new(),
+            state: State::Created { error: None },
+            created_at: Timestamp::from_second(created_at).unwrap(),
+            ip: None,
+            log_path: None,
+        }
+    }
+
+    fn pod(name: &str, uid: &str) -> Pod {
+        let text = serde_json::json!({ "metadata": { "namespace": "ns", "name": name, "uid": uid } });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn agent_engine_and_kept_manifests_are_put_together() {
+        let containers =
+            vec![container("told-node", "t", 0), container("kept-other", "k0", 0), container("kept-other", "k1", 1)];
+        let containers = [containers, vec![container("left-node", "l", 0), container("strange", "s", 0)]].concat();
+        // The agent of the kept one called the node otherwise.
+        let recall = |uid: &str| (uid == "k1").then(|| pod("kept-node", uid));
+        let found = candidates(vec![pod("told-node", "t"), pod("new-node", "n")], containers, "Node", recall);
+        let found: Vec<_> = found
+            .iter()
+            .map(|one| {
+                let uid = one.pod.as_ref().and_then(|pod| pod.metadata.uid.as_deref());
+                (one.name.as_str(), one.short_name.as_str(), uid, one.containers.len())
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("kept-other", "kept", Some("k1"), 2),
+                ("left-node", "left", None, 1),
+                ("new-node", "new", Some("n"), 0),
+                ("strange", "", None, 1),
+                ("told-node", "told", Some("t"), 1),
+            ]
+        );
+    }
 }

@@ -63,7 +63,9 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
                     format!("the agent (pid {pid}) does not answer: {:#}", anyhow::Error::from(error))
                 }
                 Holder::Unknown => format!("the agent does not answer: {:#}", anyhow::Error::from(error)),
-                Holder::Free => "no agent runs; `plinth init` starts it, and without it nothing is restarted".to_owned(),
+                Holder::Free => {
+                    "no agent runs; `plinth init` starts it, and without it nothing is restarted".to_owned()
+                }
             });
             None
         }

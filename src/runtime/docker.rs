@@ -25,8 +25,8 @@ use tokio::time::{sleep, timeout};
 
 use self::failure::Failure;
 use super::{
-    Container, ContainerSpec, Event, ExecOutput, Image, LogQuery, PullProgress, Result, Runtime, RuntimeError, RuntimeInfo,
-    labels,
+    Container, ContainerSpec, Event, ExecOutput, Image, LogQuery, PullProgress, Result, Runtime, RuntimeError,
+    RuntimeInfo, labels,
 };
 use crate::clock::Clock;
 

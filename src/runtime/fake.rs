@@ -43,8 +43,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::script::{Call, Op, Program};
 use super::{
-    CgroupDriver, Container, ContainerSpec, Event, EventKind, ExecOutput, Image, LogQuery, PullProgress, Result, Runtime,
-    RuntimeError, RuntimeInfo, State, Termination, labels,
+    CgroupDriver, Container, ContainerSpec, Event, EventKind, ExecOutput, Image, LogQuery, PullProgress, Result,
+    Runtime, RuntimeError, RuntimeInfo, State, Termination, labels,
 };
 use crate::clock::Clock;
 
@@ -497,6 +497,7 @@ impl Runtime for FakeRuntime {
             let now = self.clock.now();
             let entry = world.known(&id)?;
             let Entry { container, .. } = entry;
+            container.log_path = Some(PathBuf::from(format!("/var/lib/docker/containers/{id}/{id}-json.log")));
             if let Some(reason) = failure {
                 match &mut container.state {
                     State::Exited(termination) => termination.error.clone_from(&reason),
@@ -509,7 +510,6 @@ impl Runtime for FakeRuntime {
             }
             container.state = State::Running { pid, started_at: self.clock.now() };
             container.ip = address;
-            container.log_path = Some(PathBuf::from(format!("/var/lib/docker/containers/{id}/{id}-json.log")));
             entry.write(now, &program.output);
             world.tell(&id, EventKind::Started);
             (id, pid, program.exit)

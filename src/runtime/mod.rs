@@ -193,7 +193,7 @@ pub struct Container {
     pub created_at: Timestamp,
     /// Its address on the default bridge, when it has one.
     pub ip: Option<IpAddr>,
-    /// The json-file log on the host, when that log driver is used; known from the first start on.
+    /// The json-file log on the host, when that log driver is used; known from the first start on, also when that failed.
     pub log_path: Option<PathBuf>,
 }
 

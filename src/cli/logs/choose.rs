@@ -49,6 +49,8 @@ pub(super) struct Candidate {
     pub(super) namespace: String,
     /// Name, with that of the node at its end.
     pub(super) name: String,
+    /// Name without that of the node, as the manifest has it; empty where nobody knows it.
+    pub(super) short_name: String,
     /// Its specification, and its status where an agent told it. Unknown for what is left of a pod whose manifest is
     /// gone.
     pub(super) pod: Option<Pod>,
@@ -67,8 +69,6 @@ pub(super) struct Question<'a> {
     pub(super) container: Option<&'a str>,
     /// Of the instance before the present one.
     pub(super) previous: bool,
-    /// Name of the node.
-    pub(super) node: &'a str,
 }
 
 /// The log to show.
@@ -125,15 +125,14 @@ pub(super) fn choose(candidates: &[Candidate], question: Question<'_>) -> Result
 fn find<'a>(candidates: &'a [Candidate], question: Question<'_>) -> Result<&'a Candidate, ChoiceError> {
     let in_namespace = |one: &&Candidate| question.namespace.is_none_or(|namespace| one.namespace == namespace);
     let there = || candidates.iter().filter(in_namespace);
-    let short = format!("{}-{}", question.pod, question.node);
-    for name in [question.pod, &short] {
-        let named: Vec<_> = there().filter(|one| one.name == name).collect();
+    for name_of in [|one: &'a Candidate| &one.name, |one: &'a Candidate| &one.short_name] {
+        let named: Vec<_> = there().filter(|one| !question.pod.is_empty() && name_of(one) == question.pod).collect();
         match named[..] {
             [] => {}
             [one] => return Ok(one),
             _ => {
                 let namespaces = named.iter().map(|one| one.namespace.clone()).collect();
-                return Err(ChoiceError::Ambiguous { name: name.to_owned(), namespaces });
+                return Err(ChoiceError::Ambiguous { name: question.pod.to_owned(), namespaces });
             }
         }
     }
@@ -208,20 +207,22 @@ fn instance(candidate: &Candidate, part: &Part<'_>, previous: bool) -> Result<St
     }
 }
 
-/// Why it does not run, and details: what the agent says, or else what the engine does.
+/// Why it does not run, and details: the engine's words of a start that failed, or else what the agent says.
 fn waiting(candidate: &Candidate, part: &Part<'_>, newest: Option<&Container>) -> (String, String) {
     let status = candidate.pod.as_ref().and_then(|pod| pod.status.as_ref());
-    let statuses = status.into_iter().flat_map(|status| {
-        status.container_statuses.iter().chain(&status.init_container_statuses).flatten()
-    });
+    let statuses = status
+        .into_iter()
+        .flat_map(|status| status.container_statuses.iter().chain(&status.init_container_statuses).flatten());
     let told = statuses.into_iter().find(|status| status.name == part.name).and_then(|status| {
         let waiting = status.state.as_ref()?.waiting.as_ref()?;
         Some((waiting.reason.clone()?, waiting.message.clone().unwrap_or_default()))
     });
-    told.unwrap_or_else(|| match newest.map(|newest| &newest.state) {
-        Some(State::Created { error: Some(error) }) => ("RunContainerError".to_owned(), error.clone()),
-        _ => ("ContainerCreating".to_owned(), String::new()),
-    })
+    match (newest.map(|newest| &newest.state), told) {
+        (Some(State::Created { error: Some(error) }), told) => {
+            (told.map_or_else(|| "RunContainerError".to_owned(), |(reason, _)| reason), error.clone())
+        }
+        (_, told) => told.unwrap_or_else(|| ("ContainerCreating".to_owned(), String::new())),
+    }
 }
 
 fn restarts(candidate: &Candidate, part: &Part<'_>, exit_code: i64) -> bool {
@@ -277,11 +278,17 @@ mod tests {
     fn candidate(namespace: &str, name: &str, pod: &str, containers: Vec<Container>) -> Candidate {
         let pod = crate::yaml::manifest(format!("---\n{pod}").as_bytes()).unwrap();
         let pod = serde_json::from_value(pod).unwrap();
-        Candidate { namespace: namespace.to_owned(), name: name.to_owned(), pod: Some(pod), containers }
+        Candidate {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            short_name: name.strip_suffix("-node").unwrap_or_default().to_owned(),
+            pod: Some(pod),
+            containers,
+        }
     }
 
     fn question(pod: &str) -> Question<'_> {
-        Question { pod, node: "node", ..Question::default() }
+        Question { pod, ..Question::default() }
     }
 
     const TWO: &str = "{metadata: {uid: u1}, spec: {containers: [{name: a}, {name: b}], initContainers: [{name: i}]}}";
@@ -292,11 +299,12 @@ mod tests {
             let pod = format!("{{metadata: {{uid: u1}}, spec: {{containers: [{{name: {namespace}}}]}}}}");
             candidate(namespace, name, &pod, vec![container(namespace, 0, RUNNING)])
         };
-        let there = [one("x", "web-node"), one("y", "web-node"), one("x", "api-node"), one("z", "api"), one("x", "a-b-node")];
+        let there =
+            [one("x", "web-node"), one("w", "web-node"), one("x", "api-node"), one("z", "api"), one("x", "a-b-node")];
         let table: [(&str, Option<&str>, Result<&str, &str>); 10] = [
             ("web", Some("x"), Ok("x0")),
-            ("web-node", Some("y"), Ok("y0")),
-            ("web", None, Err("pods \"web-node\" are in several namespaces: x, y")),
+            ("web-node", Some("w"), Ok("w0")),
+            ("web", None, Err("pods \"web\" are in several namespaces: x, w")),
             ("web", Some("z"), Err("pods \"web\" not found")),
             // The whole name counts before the shortened one.
             ("api", None, Ok("z0")),
@@ -389,10 +397,7 @@ mod tests {
                  state: {{waiting: {{reason: {reason}, message: the details}}}}}}]}}}}"
             );
             let error = choose(&[candidate("ns", "web-node", &pod, vec![])], question("web")).unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                format!("container \"a\" in pod \"web-node\" is waiting to start: {words}")
-            );
+            assert_eq!(error.to_string(), format!("container \"a\" in pod \"web-node\" is waiting to start: {words}"));
             assert_eq!(error.hints(), ["the details"]);
         }
     }
@@ -420,10 +425,12 @@ mod tests {
             container("a", 0, RUNNING),
             container("b", 0, exited(1)),
         ];
-        let there =
-            [Candidate { namespace: "ns".to_owned(), name: "web-node".to_owned(), pod: None, containers }];
+        let there = [Candidate { pod: None, ..candidate("ns", "web-node", TWO, containers) }];
         let chosen = choose(&there, question("web")).unwrap();
-        assert_eq!((chosen.id.as_str(), chosen.note.unwrap().as_str()), ("a0", "Defaulted container \"a\" out of: a, b"));
+        assert_eq!(
+            (chosen.id.as_str(), chosen.note.unwrap().as_str()),
+            ("a0", "Defaulted container \"a\" out of: a, b")
+        );
         let chosen = choose(&there, Question { container: Some("b"), previous: true, ..question("web") }).unwrap();
         assert_eq!(chosen.id, "b0");
         let there = [Candidate { containers: vec![], ..there[0].clone() }];
