@@ -30,6 +30,9 @@ pub(crate) const OTHER_IMAGE: &str = "plinth-test/busybox:2";
 pub(crate) const STAY: &str = "trap 'exit 0' TERM; sleep 9999 & wait";
 pub(crate) const IGNORE: &str = "trap '' TERM; while :; do sleep 9999; done";
 
+/// The wait of a container that crashes again and again, in seconds.
+pub(crate) const CRASH_BACK_OFF: f64 = 10.0;
+
 const MANIFESTS: &str = "/srv/manifests";
 const SOCKET: &str = "/run/plinth/agent.sock";
 const LOG: &str = "/var/log/plinth/agent.log";
@@ -250,6 +253,7 @@ pub(crate) struct Manifest {
     container: String,
     spec: String,
     metadata: String,
+    others: String,
     host_network: bool,
 }
 
@@ -263,6 +267,7 @@ impl Manifest {
             container: String::new(),
             spec: String::new(),
             metadata: String::new(),
+            others: String::new(),
             host_network: true,
         }
     }
@@ -297,6 +302,12 @@ impl Manifest {
         self
     }
 
+    /// With another container, in flow style.
+    pub(crate) fn and(mut self, container: &str) -> Self {
+        self.others += &format!("  - {container}\n");
+        self
+    }
+
     /// With a network, and so a sandbox, of its own.
     pub(crate) fn own_network(mut self) -> Self {
         self.host_network = false;
@@ -305,11 +316,11 @@ impl Manifest {
 
     /// As YAML.
     pub(crate) fn text(&self) -> String {
-        let Self { name, container, spec, metadata, host_network, .. } = self;
+        let Self { name, container, spec, metadata, others, host_network, .. } = self;
         let c = one("c", &self.image, &self.script, container);
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}{metadata}}}\nspec:\n  hostNetwork: {host_network}\n\
-             {spec}  containers:\n  - {c}\n"
+             {spec}  containers:\n  - {c}\n{others}"
         )
     }
 }
