@@ -47,7 +47,7 @@ pub(crate) fn check_21_a_pod_removed_meanwhile_has_its_hook_and_its_grace() {
     let pod = Manifest::named("c21")
         .script(IGNORE)
         .container(&format!("volumeMounts: [{{name: work, mountPath: /work}}], {hook}"))
-        .spec("volumes: [{name: work, hostPath: {path: /srv/c21, type: DirectoryOrCreate}}]")
+        .spec("volumes: [{name: work, hostPath: {path: /opt/work/c21, type: DirectoryOrCreate}}]")
         .spec("terminationGracePeriodSeconds: 4");
     node().put("c21.yaml", &pod.text());
     node().until_runs("c21", "c", |_| true);
@@ -57,7 +57,7 @@ pub(crate) fn check_21_a_pod_removed_meanwhile_has_its_hook_and_its_grace() {
     let c = node().until_gone("c21").remove(0);
     let grace = c.signalled(9) - c.signalled(15);
     assert!((3.0..15.0).contains(&grace), "SIGKILL after {grace:.2} s");
-    assert!(Path::new("/srv/c21/hook").exists());
+    assert!(Path::new("/opt/work/c21/hook").exists());
 }
 
 pub(crate) fn extra_an_edit_while_the_agent_is_away_lets_nothing_overlap() {
@@ -75,7 +75,7 @@ pub(crate) fn extra_a_directory_that_is_away_keeps_its_pods_and_is_followed_when
     let directory = node().path("");
     node().put("x-dir.yaml", &Manifest::named("x-dir").text());
     let before = node().until_runs("x-dir", "c", |_| true);
-    fs::rename(&directory, "/srv/elsewhere").unwrap();
+    fs::rename(&directory, "/opt/work/elsewhere").unwrap();
     eventually(|| {
         let status = node().status();
         let problem = status["sources"][0]["problem"].as_str().unwrap_or_default();
@@ -85,7 +85,7 @@ pub(crate) fn extra_a_directory_that_is_away_keeps_its_pods_and_is_followed_when
     node().start_agent();
     // Time enough to do something wrong.
     crate::node::pass(Duration::from_secs(1));
-    fs::rename("/srv/elsewhere", &directory).unwrap();
+    fs::rename("/opt/work/elsewhere", &directory).unwrap();
     eventually(|| {
         let status = node().status();
         if status["sources"][0]["problem"].is_null() { Ok(()) } else { Err(format!("{status:#}")) }

@@ -52,7 +52,7 @@ pub(crate) fn check_16_a_removed_pod_is_stopped_and_leaves_nothing() {
         .own_network()
         .script("trap 'touch /work/term; exit 0' TERM; sleep 9999 & wait")
         .container(&format!("volumeMounts: [{{name: work, mountPath: /work}}], {hook}"))
-        .spec("volumes: [{name: work, hostPath: {path: /srv/c16, type: DirectoryOrCreate}}]");
+        .spec("volumes: [{name: work, hostPath: {path: /opt/work/c16, type: DirectoryOrCreate}}]");
     node().put("c16.yaml", &pod.text());
     let c = node().until_runs("c16", "c", |_| true);
     let directory = format!("/var/lib/plinth/pods/{}", c.uid);
@@ -61,7 +61,7 @@ pub(crate) fn check_16_a_removed_pod_is_stopped_and_leaves_nothing() {
     let lives = node().until_gone("c16");
     let c = lives.iter().find(|life| life.container == "c").unwrap();
     let sandbox = lives.iter().find(|life| life.container == "POD").unwrap();
-    let written = |file: &str| fs::metadata(format!("/srv/c16/{file}")).and_then(|meta| meta.modified()).unwrap();
+    let written = |file: &str| fs::metadata(format!("/opt/work/c16/{file}")).and_then(|meta| meta.modified()).unwrap();
     assert!(written("hook") <= written("term"));
     assert!(c.died.unwrap().1 == 0 && c.signals.len() == 1, "it had its grace, and did not need it: {c:#?}");
     assert!(sandbox.signals.first().unwrap().0 >= c.end(), "{lives:#?}");

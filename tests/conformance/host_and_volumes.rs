@@ -9,7 +9,7 @@ use crate::node::{IMAGE, Manifest, OTHER_IMAGE, eventually, node, one};
 
 pub(crate) fn check_35_networks_are_the_hosts_or_shared_in_the_pod() {
     node().put("c35-host.yaml", &Manifest::named("c35-host").text());
-    let serve = "nc -lk -p 8080 -e echo from here";
+    let serve = "nc -ll -p 8080 -e echo from here";
     let pod = Manifest::named("c35").own_network().and(&one("server", IMAGE, serve, ""));
     node().put("c35.yaml", &pod.text());
 
@@ -36,21 +36,21 @@ pub(crate) fn check_36_host_paths_are_made_or_waited_for() {
     let pod = |name: &str, kind: &str| {
         Manifest::named(name)
             .container("volumeMounts: [{name: v, mountPath: /v}]")
-            .spec(&format!("volumes: [{{name: v, hostPath: {{path: /srv/{name}, type: {kind}}}}}]"))
+            .spec(&format!("volumes: [{{name: v, hostPath: {{path: /opt/work/{name}, type: {kind}}}}}]"))
     };
     node().put("c36-dir.yaml", &pod("c36-dir", "DirectoryOrCreate").text());
     node().put("c36-file.yaml", &pod("c36-file", "File").text());
     node().until_runs("c36-dir", "c", |_| true);
-    let meta = fs::metadata("/srv/c36-dir").unwrap();
+    let meta = fs::metadata("/opt/work/c36-dir").unwrap();
     assert_eq!((meta.is_dir(), meta.permissions().mode() & 0o7777), (true, 0o755));
 
     node().until_shown("c36-file", |shown| {
         let waiting = &shown["status"]["containerStatuses"][0]["state"]["waiting"];
-        let told = waiting["message"].as_str().is_some_and(|message| message.contains("/srv/c36-file"));
+        let told = waiting["message"].as_str().is_some_and(|message| message.contains("/opt/work/c36-file"));
         (waiting["reason"] == "ContainerCreating" && told).then_some(())
     });
     assert!(node().lives("c36-file").is_empty());
-    fs::write("/srv/c36-file", "here").unwrap();
+    fs::write("/opt/work/c36-file", "here").unwrap();
     let c = node().until_runs("c36-file", "c", |_| true);
     assert_eq!(node().within(&c, "cat /v"), "here");
 }

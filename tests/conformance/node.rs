@@ -33,7 +33,7 @@ pub(crate) const IGNORE: &str = "trap '' TERM; while :; do sleep 9999; done";
 /// The wait of a container that crashes again and again, in seconds.
 pub(crate) const CRASH_BACK_OFF: f64 = 10.0;
 
-const MANIFESTS: &str = "/srv/manifests";
+const MANIFESTS: &str = "/opt/work/manifests";
 const SOCKET: &str = "/run/plinth/agent.sock";
 const LOG: &str = "/var/log/plinth/agent.log";
 

@@ -99,10 +99,10 @@ pub(crate) fn check_09_references_to_api_objects_are_refused() {
 }
 
 pub(crate) fn extra_a_link_is_followed() {
-    let target = "/srv/x-link.yaml";
+    let target = "/opt/work/x-link.yaml";
     fs::write(target, Manifest::named("x-link").text()).unwrap();
     std::os::unix::fs::symlink(target, node().path("x-link.yaml")).unwrap();
-    std::os::unix::fs::symlink("/srv/x-nowhere.yaml", node().path("x-nowhere.yaml")).unwrap();
+    std::os::unix::fs::symlink("/opt/work/x-nowhere.yaml", node().path("x-nowhere.yaml")).unwrap();
     node().until_runs("x-link", "c", |_| true);
     // Nothing tells of this but the next look at everything.
     fs::write(target, Manifest::named("x-link").image(OTHER_IMAGE).text()).unwrap();
