@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, PodSecurityContext, SecurityContext, VolumeMount};
 
-use super::pod::{StaticPod, is_below};
+use super::pod::{DEFAULT_GRACE, StaticPod, is_below};
 use super::step::{GRACE_LABEL, SANDBOX, SIDECAR_LABEL};
 use super::{message, projection, quantity};
 use crate::runtime::{ContainerSpec, Dns, Mount, PortBinding, Propagation, Resources, labels};
@@ -174,7 +175,7 @@ pub fn container(
         working_dir: container.working_dir.clone().filter(|path| !path.is_empty()),
         labels: self::labels(pod, &container.name, attempt, context),
         mounts: mounts(pod, container, context),
-        stop_timeout: Some(pod.grace()),
+        stop_timeout: stop_timeout(pod),
         resources: resources(container),
         oom_score_adj: allowed(oom_score(pod, container, context.node), context.node),
         stdin: container.stdin == Some(true),
@@ -321,6 +322,13 @@ fn dns(pod: &StaticPod, host: &Dns) -> Option<Dns> {
     dns.servers.truncate(3);
     dns.searches.truncate(32);
     Some(dns)
+}
+
+/// What the engine gives the containers of `pod` when it goes down itself. A grace that is only the default leaves it
+/// the engine's ten seconds: an API server that loses its etcd in the same moment would use every second that it gets,
+/// at each restart of the engine and each shutdown of the host.
+fn stop_timeout(pod: &StaticPod) -> Option<Duration> {
+    (pod.spec.termination_grace_period_seconds != Some(DEFAULT_GRACE)).then(|| pod.grace())
 }
 
 fn mounts(pod: &StaticPod, container: &Container, context: &Context<'_>) -> Vec<Mount> {
