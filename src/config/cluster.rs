@@ -185,6 +185,8 @@ pub struct HostView {
     pub ca_directories: Vec<PathBuf>,
     /// The `*_proxy` variables of our environment, any case, not empty.
     pub proxy_variables: Vec<(String, String)>,
+    /// `ca.crt` is there without `ca.key`: nothing in the cluster can sign certificates (kubeadm: `UsingExternalCA`).
+    pub external_ca: bool,
 }
 
 /// Without the values of the proxy variables, which may hold passwords.
@@ -193,6 +195,7 @@ impl fmt::Debug for HostView {
         f.debug_struct("HostView")
             .field("ca_directories", &self.ca_directories)
             .field("proxy_variables", &names(&self.proxy_variables))
+            .field("external_ca", &self.external_ca)
             .finish()
     }
 }

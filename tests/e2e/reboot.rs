@@ -13,7 +13,7 @@ pub(crate) fn everything_comes_back_without_the_cli() {
     let took = begin.elapsed();
     // Another program may have had the processors: what a boot can do shows in the best of three.
     let again = (0..3).map(|_| boot(&boot_line(&init.stdout))).find(|again| *again <= took.mul_f64(1.5));
-    note(&format!("init {:.2} s, the same after a boot {:.2?}", took.as_secs_f64(), again));
+    note(&format!("init {:.2} s, the same after a boot {again:.2?}", took.as_secs_f64()));
     assert!(again.is_some(), "init took {took:?}, and no boot less than half as long again");
     all_running(SOON);
 }
