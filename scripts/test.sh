@@ -57,6 +57,8 @@ main() {
     done
     [[ ${#failed[@]} -eq 0 ]] || die "failed after $(since "$all"): ${failed[*]}"
     say "passed in $(since "$all")"
+    say "the sandboxes are gone; to undo the rest:"
+    how_to_undo >&2
 }
 
 section_check() { scripts/check.sh; }
