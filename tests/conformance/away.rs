@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -10,6 +11,7 @@ use nix::unistd::Pid;
 use crate::host::{docker, gone};
 use crate::node::{IGNORE, Manifest, OTHER_IMAGE, assert_no_overlap, eventually, node, since};
 use crate::sandbox::note;
+use crate::web::Web;
 
 fn end_agent(signal: Signal) {
     let agent = node().agent();
@@ -73,6 +75,7 @@ pub(crate) fn extra_an_edit_while_the_agent_is_away_lets_nothing_overlap() {
 
 pub(crate) fn extra_a_directory_that_is_away_keeps_its_pods_and_is_followed_when_it_is_back() {
     let directory = node().path("");
+    node().configure("fileCheckFrequency", "2m");
     node().put("x-dir.yaml", &Manifest::named("x-dir").text());
     let before = node().until_runs("x-dir", "c", |_| true);
     fs::rename(&directory, "/opt/work/elsewhere").unwrap();
@@ -82,7 +85,7 @@ pub(crate) fn extra_a_directory_that_is_away_keeps_its_pods_and_is_followed_when
         if problem.contains("its pods go on") { Ok(()) } else { Err(format!("{status:#}")) }
     });
     end_agent(Signal::SIGKILL);
-    node().start_agent();
+    node().start_agent(); // with the new setting
     // Time enough to do something wrong.
     crate::node::pass(Duration::from_secs(1));
     fs::rename("/opt/work/elsewhere", &directory).unwrap();
@@ -92,10 +95,52 @@ pub(crate) fn extra_a_directory_that_is_away_keeps_its_pods_and_is_followed_when
     });
     let begin = Instant::now();
     node().until_read("x-dir");
-    // A kubelet follows nothing any more, and finds out within 20 s.
-    assert!(since(begin) < 15.0, "{:.1} s", since(begin));
+    // A kubelet follows nothing any more until it reads everything again.
+    assert!(since(begin) < 60.0, "{:.1} s", since(begin));
     let lives = node().lives("x-dir");
     assert!(lives.len() == 1 && lives[0].id == before.id && lives[0].signals.is_empty(), "{lives:#?}");
     node().take("x-dir.yaml");
     node().until_gone("x-dir");
+}
+
+pub(crate) fn extra_a_url_may_hold_a_list_of_pods() {
+    let answer = Arc::new(Mutex::new("500 Not yet".to_owned()));
+    let given = Arc::clone(&answer);
+    let web = Web::http(move |_| given.lock().unwrap().clone());
+    // Returns when nothing older can be in use any more.
+    let say = |head: &str, body: &str| {
+        *answer.lock().unwrap() = format!("{head}\r\n\r\n{body}");
+        let before = web.answered();
+        eventually(|| if web.answered() > before + 2 { Ok(()) } else { Err("nobody asks".to_owned()) });
+    };
+    let items = |names: &[&str]| {
+        let pods = names.iter().map(|name| Manifest::named(name).text());
+        let pods: Vec<_> = pods.map(|text| format!("- {}", text.trim_end().replace('\n', "\n  "))).collect();
+        format!("apiVersion: v1\nkind: PodList\nitems:\n{}\n", pods.join("\n"))
+    };
+    node().put("x-file.yaml", &Manifest::named("x-file").text());
+    node().until_runs("x-file", "c", |_| true);
+    end_agent(Signal::SIGTERM);
+    node().configure("staticPodURL", &format!("http://127.0.0.1:{}/pods", web.port));
+    node().start_agent();
+
+    // Nothing is removed before every source has spoken.
+    node().take("x-file.yaml");
+    say("500 Not yet", "");
+    assert!(node().running("x-file", "c").is_some());
+    say("200 OK", &items(&["x-url-a", "x-url-b"]));
+    node().until_gone("x-file");
+    let ids = ["x-url-a", "x-url-b"].map(|pod| node().until_runs(pod, "c", |_| true).id);
+    let shown = node().until_shown("x-url-a", |pod| Some(pod["metadata"]["annotations"].clone()));
+    assert_eq!(shown["kubernetes.io/config.source"], "http");
+
+    say("503 Busy", "");
+    say("200 OK", "no: [pod");
+    assert_eq!(["x-url-a", "x-url-b"].map(|pod| node().until_runs(pod, "c", |_| true).id), ids);
+    say("200 OK", &Manifest::named("x-url-b").text());
+    node().until_gone("x-url-a");
+    // Alone or in a list, it is the same pod.
+    assert_eq!(node().until_runs("x-url-b", "c", |_| true).id, ids[1]);
+    say("200 OK", "");
+    node().until_gone("x-url-b");
 }

@@ -31,7 +31,19 @@ pub(crate) const STAY: &str = "trap 'exit 0' TERM; sleep 9999 & wait";
 pub(crate) const IGNORE: &str = "trap '' TERM; while :; do sleep 9999; done";
 
 /// The wait of a container that crashes again and again, in seconds.
-pub(crate) const CRASH_BACK_OFF: f64 = 10.0;
+pub(crate) const CRASH_BACK_OFF: f64 = 3.0;
+
+/// Settings of the agent: waits are shorter than usual.
+const CONFIG: (&str, &str) = (
+    "/opt/work/kubelet.yaml",
+    "apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+staticPodPath: manifests
+fileCheckFrequency: 5s
+httpCheckFrequency: 500ms
+crashLoopBackOff: {maxContainerRestartPeriod: 3s}
+",
+);
 
 const MANIFESTS: &str = "/opt/work/manifests";
 const SOCKET: &str = "/run/plinth/agent.sock";
@@ -53,6 +65,7 @@ impl Node {
     fn start() -> Self {
         docker(&format!("tag {IMAGE} {OTHER_IMAGE}"));
         shell(&format!("hostname Node-1; mkdir -p {MANIFESTS} /var/log/plinth")).ok();
+        fs::write(CONFIG.0, CONFIG.1).unwrap();
         let node = Self { history: History::begin() };
         node.start_agent();
         node
@@ -60,12 +73,21 @@ impl Node {
 
     /// Starts the agent, and waits until it knows its engine.
     pub(crate) fn start_agent(&self) {
-        let command = format!("{} agent --pod-manifest-path {MANIFESTS}", host::binary());
+        let command = format!("{} agent --config {}", host::binary(), CONFIG.0);
         service(&command, LOG);
         eventually(|| match self.get("/healthz") {
             Ok((200, _)) => Ok(()),
             other => Err(format!("{other:?}")),
         });
+    }
+
+    /// Changes settings for the agents that are started from now on: a field's line, or a new one.
+    pub(crate) fn configure(&self, field: &str, value: &str) {
+        let _ = &self.history;
+        let text = fs::read_to_string(CONFIG.0).unwrap();
+        let others = text.lines().filter(|line| !line.starts_with(&format!("{field}:")));
+        let text: String = others.map(|line| format!("{line}\n")).collect();
+        fs::write(CONFIG.0, format!("{text}{field}: {value}\n")).unwrap();
     }
 
     /// The agent's process.

@@ -18,7 +18,8 @@ pub(crate) struct Web {
 }
 
 impl Web {
-    /// Answers each request with the status line and headers that `answer` gives for its number, from zero.
+    /// Answers each request with the status line and headers, and after an empty line the body, that `answer` gives
+    /// for its number, from zero.
     pub(crate) fn http(answer: impl Fn(usize) -> String + Send + 'static) -> Self {
         Self::serve(answer, None)
     }
@@ -73,6 +74,7 @@ fn respond(stream: &mut (impl Read + Write), answer: &str) -> std::io::Result<()
     while reader.read_line(&mut line)? > 2 {
         line.clear();
     }
-    write!(stream, "HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
+    write!(stream, "HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())?;
     stream.flush()
 }
