@@ -40,7 +40,7 @@ const CONFIG: (&str, &str) = (
 kind: KubeletConfiguration
 staticPodPath: manifests
 fileCheckFrequency: 5s
-httpCheckFrequency: 500ms
+httpCheckFrequency: 200ms
 crashLoopBackOff: {maxContainerRestartPeriod: 3s}
 ",
 );
