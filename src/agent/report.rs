@@ -264,12 +264,14 @@ fn phase(pod: &StaticPod, containers: &[Seen<'_>]) -> &'static str {
         return if regular(pod, containers).any(failed) { "Failed" } else { "Succeeded" };
     }
     let created = |seen: &Seen<'_>| {
-        seen.newest.is_some_and(|container| match container.state {
-            State::Created { error: None } => false,
-            // As long as its postStart hook runs it is not.
-            State::Running { .. } => seen.summary.state == "running",
-            _ => true,
-        })
+        // Once it has run, its next start is another matter.
+        seen.previous.is_some()
+            || seen.newest.is_some_and(|container| match container.state {
+                State::Created { error: None } => false,
+                // As long as its postStart hook runs it is not.
+                State::Running { .. } => seen.summary.state == "running",
+                _ => true,
+            })
     };
     if regular(pod, containers).all(created) { "Running" } else { "Pending" }
 }

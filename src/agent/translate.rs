@@ -13,10 +13,20 @@ use super::step::{GRACE_LABEL, SANDBOX, SIDECAR_LABEL};
 use super::{message, projection, quantity};
 use crate::runtime::{ContainerSpec, Dns, Mount, PortBinding, Propagation, Resources, labels};
 
-/// Log rotation: bytes per file (kubelet: `containerLogMaxSize`, 10Mi).
-const LOG_MAX_SIZE: u64 = 10 << 20;
-/// Log rotation: files (kubelet: `containerLogMaxFiles`).
-const LOG_MAX_FILES: u32 = 5;
+/// Rotation of a container's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLimits {
+    /// Bytes per file (kubelet: `containerLogMaxSize`, 10Mi); 0 for no rotation.
+    pub max_size: u64,
+    /// Files, the one that is written among them (kubelet: `containerLogMaxFiles`, 5).
+    pub max_files: u32,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { max_size: 10 << 20, max_files: 5 }
+    }
+}
 /// Microseconds (kubelet: `cpuCFSQuotaPeriod`, 100 ms).
 const CPU_PERIOD: i64 = 100_000;
 /// Weights the kernel takes.
@@ -47,6 +57,8 @@ pub struct Context<'a> {
     pub agent_id: &'a str,
     /// The node.
     pub node: &'a Node,
+    /// What is kept of the log.
+    pub logs: LogLimits,
     /// Id of the pod's sandbox, when it has one.
     pub sandbox: Option<&'a str>,
     /// The pod's address; the node's on the host's network.
@@ -181,8 +193,8 @@ pub fn container(
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
-        log_max_size: LOG_MAX_SIZE,
-        log_max_files: LOG_MAX_FILES,
+        log_max_size: context.logs.max_size,
+        log_max_files: context.logs.max_files,
         ..ContainerSpec::default()
     };
     Security::of(pod, container).apply(&mut spec, context.image_user)?;
@@ -219,8 +231,8 @@ pub fn sandbox(
         labels: self::labels(pod, SANDBOX, attempt, context),
         resources: Resources { cpu_shares: *CPU_SHARES.start(), ..Resources::default() },
         oom_score_adj: allowed(-998, context.node),
-        log_max_size: LOG_MAX_SIZE,
-        log_max_files: LOG_MAX_FILES,
+        log_max_size: context.logs.max_size,
+        log_max_files: context.logs.max_files,
         ..ContainerSpec::default()
     };
     "shareable".clone_into(&mut spec.ipc);
@@ -275,6 +287,7 @@ fn labels(pod: &StaticPod, container: &str, attempt: u32, context: &Context<'_>)
         (labels::POD_NAME, pod.key.name.clone()),
         (labels::POD_NAMESPACE, pod.key.namespace.clone()),
         (labels::POD_UID, pod.uid.clone()),
+        (labels::SOURCE, pod.source.as_str().to_owned()),
         (labels::CONTAINER_NAME, container.to_owned()),
         (GRACE_LABEL, pod.grace().as_secs().to_string()),
     ]

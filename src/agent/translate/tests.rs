@@ -21,6 +21,7 @@ fn translated(spec: &str, of: &str) -> Result<ContainerSpec, TranslateError> {
     let context = Context {
         agent_id: "agent",
         node: &node,
+        logs: LogLimits::default(),
         sandbox,
         pod_ip,
         volumes: &volumes,
@@ -92,6 +93,7 @@ fn a_sidecar_knows_its_place_and_is_as_safe_from_the_oom_killer_as_what_it_serve
         let context = Context {
             agent_id: "agent",
             node: &node,
+            logs: LogLimits::default(),
             sandbox: Some("id"),
             pod_ip: None,
             volumes: &volumes,
@@ -125,6 +127,7 @@ fn a_sub_path_may_be_made_of_the_environment() {
         let context = Context {
             agent_id: "agent",
             node: &node,
+            logs: LogLimits::default(),
             sandbox: None,
             pod_ip: None,
             volumes: &empty,
@@ -272,6 +275,7 @@ fn others_join_a_sandbox_that_has_the_ports_the_name_and_the_addresses() {
     let context = Context {
         agent_id: "agent",
         node: &node,
+        logs: LogLimits::default(),
         sandbox: None,
         pod_ip: None,
         volumes: &volumes,
