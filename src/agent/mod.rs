@@ -22,6 +22,7 @@ pub mod board;
 pub mod client;
 pub mod hook;
 pub mod host;
+pub mod lookup;
 pub mod message;
 pub mod metrics;
 pub mod pod;
@@ -29,6 +30,7 @@ pub mod probe;
 pub mod projection;
 pub mod quantity;
 pub mod report;
+pub mod seccomp;
 pub mod server;
 pub mod source;
 pub mod status;
@@ -173,7 +175,7 @@ pub async fn run<R: Runtime>(
     fsx::create_directories(&layout.pods(), 0o750)?;
     let agent_id = agent_id(&layout.agent_id())?;
     let listener = server::bind(&layout.socket())?;
-    let node = host::node(&layout.proc(), &options.node_name, options.node_address);
+    let node = host::node(&layout.proc(), &layout.state(), &options.node_name, options.node_address);
     let runtime = Arc::new(runtime);
     let board = Arc::new(Board::new(Metrics::new(env!("CARGO_PKG_VERSION"))));
     board.set_problem(Some("the container runtime has not answered yet".to_owned()));
@@ -192,6 +194,7 @@ pub async fn run<R: Runtime>(
         agent_id,
         node,
         pods: layout.pods(),
+        seccomp: layout.below_root(Path::new(seccomp::DIRECTORY)),
         pause_image: options.pause_image.clone(),
         booted_at: host::booted_at(&layout.proc()),
         ledger: Arc::clone(&options.ledger),

@@ -33,7 +33,7 @@ use super::step::{
     name_of, step, uid_of,
 };
 use super::translate::{self, Context, Node};
-use super::{message, projection, volume};
+use super::{lookup, message, projection, seccomp, volume};
 use crate::clock::Clock;
 use crate::journal::{Creation, Record};
 use crate::logline;
@@ -53,6 +53,8 @@ pub struct Shared<R> {
     pub node: Node,
     /// Where pod directories are.
     pub pods: PathBuf,
+    /// Where the node's seccomp profiles are.
+    pub seccomp: PathBuf,
     /// Image of sandboxes.
     pub pause_image: String,
     /// When the host was booted.
@@ -494,7 +496,9 @@ impl<R: Runtime> Worker<R> {
             volumes: &BTreeMap::new(),
             sub_paths: &BTreeMap::new(),
             message_file: None,
+            lookup: None,
             image_user: None,
+            seccomp: None,
         };
         let config = |error: translate::TranslateError| ("CreateContainerConfigError", error.to_string());
         let Some(container) = pod.container(name) else {
@@ -514,6 +518,10 @@ impl<R: Runtime> Worker<R> {
             .map_err(|error| ("CreateContainerConfigError", error.to_string()))?;
         let message_file = message::prepare(&self.shared.pods, &pod.uid, name, attempt)
             .map_err(|error| ("ContainerCreating", error.to_string()))?;
+        let lookup = pod_ip.map(|address| lookup::write(&self.shared.pods, pod, address, &self.shared.node.dns));
+        let lookup = lookup.transpose().map_err(|error| ("ContainerCreating", error.to_string()))?;
+        let seccomp = translate::seccomp_file(pod, container).map(|file| seccomp::read(&self.shared.seccomp, file));
+        let seccomp = seccomp.transpose().map_err(|error| ("CreateContainerError", error.to_string()))?;
         let user = if translate::needs_image_user(pod, container) {
             let image = container.image.as_deref().unwrap_or_default();
             let image = self.shared.runtime.image(image).await;
@@ -524,7 +532,9 @@ impl<R: Runtime> Worker<R> {
         context.volumes = &volumes;
         context.sub_paths = &sub_paths;
         context.message_file = Some(&message_file);
+        context.lookup = lookup.as_ref();
         context.image_user = user.as_deref();
+        context.seccomp = seccomp.as_deref();
         translate::container(pod, container, attempt, &context).map_err(config)
     }
 

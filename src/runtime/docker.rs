@@ -25,8 +25,8 @@ use tokio::time::{sleep, timeout};
 
 use self::failure::Failure;
 use super::{
-    Container, ContainerSpec, Event, ExecOutput, Image, PullProgress, Result, Runtime, RuntimeError, RuntimeInfo,
-    labels,
+    Below, Container, ContainerSpec, Event, ExecOutput, Image, PullProgress, Result, Runtime, RuntimeError,
+    RuntimeInfo, labels,
 };
 use crate::clock::Clock;
 
@@ -150,7 +150,15 @@ impl Runtime for Docker {
     async fn create(&self, spec: &ContainerSpec) -> Result<String> {
         let client = self.client().await?;
         let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
-        let body = translate::create_body(spec, client.client_version() >= RECURSIVE_READ_ONLY);
+        let recursive_read_only = client.client_version() >= RECURSIVE_READ_ONLY;
+        if !recursive_read_only && spec.mounts.iter().any(|mount| mount.read_only && mount.below == Below::ReadOnly) {
+            // It would ignore the wish.
+            return Err(RuntimeError::Refused {
+                operation: format!("create container `{}`", spec.name),
+                reason: "recursiveReadOnly needs Docker 25 or newer".to_owned(),
+            });
+        }
+        let body = translate::create_body(spec, recursive_read_only);
         match self.within(CHANGE, client.create_container(Some(options), body)).await {
             Ok(answer) => Ok(answer.id),
             // A 404 can also be about a container whose namespaces are to be joined.
