@@ -649,12 +649,12 @@ pub(super) fn reference(
 }
 
 /// `$(NAME)` → its value, `$$` → `$`; names that are not known stay as they are (`expansion.Expand` of the API).
-fn expand(text: &str, env: &Environment) -> String {
+pub(super) fn expand(text: &str, env: &[(String, String)]) -> String {
     expand_or(text, env, |_| {})
 }
 
 /// The same; tells of each name that is not known.
-fn expand_or(text: &str, env: &Environment, mut unknown: impl FnMut(&str)) -> String {
+fn expand_or(text: &str, env: &[(String, String)], mut unknown: impl FnMut(&str)) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {

@@ -401,6 +401,10 @@ impl<R: Runtime> Worker<R> {
                 self.lost(&error);
                 false
             }
+            Err(error @ RuntimeError::InvalidImage(_)) => {
+                self.failed(name, "InvalidImageName", &error);
+                false
+            }
             Err(error) => {
                 tracing::warn!(pod = %self.key, image, %error, "cannot pull");
                 self.state.pull_failed(name, error.to_string(), self.shared.clock.now(), &self.shared.timings);
@@ -429,6 +433,10 @@ impl<R: Runtime> Worker<R> {
                 return false;
             }
             Err(RuntimeError::NameTaken(taken)) => return self.adopt(name, &taken).await,
+            Err(error @ RuntimeError::InvalidImage(_)) => {
+                self.failed(name, "InvalidImageName", &error);
+                return false;
+            }
             Err(error) => {
                 self.failed(name, "CreateContainerError", &error);
                 return false;
@@ -784,7 +792,7 @@ impl<R: Runtime> Worker<R> {
         let Some(watching) = self.watches.get_mut(&report.container_id) else { return };
         if report.eager {
             match &report.outcome {
-                Outcome::Success => watching.answered = true,
+                Outcome::Success | Outcome::Warning(_) => watching.answered = true,
                 Outcome::Failure(why) | Outcome::Unknown(why) => self.eager_reason.clone_from(why),
             }
             return;
@@ -793,7 +801,7 @@ impl<R: Runtime> Worker<R> {
             self.shared.board.metrics.probe_failed(&self.key.namespace, &self.key.name, report.kind);
         }
         // The eager question may have been asked before somebody waited; a passed probe says the same.
-        if report.kind == ProbeKind::Readiness && report.outcome == Outcome::Success {
+        if report.kind == ProbeKind::Readiness && report.outcome.is_success() {
             watching.answered = true;
         }
         let wanted = self.wanted.borrow();

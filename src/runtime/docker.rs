@@ -165,6 +165,7 @@ impl Runtime for Docker {
             Err(Failure::Status(404, words)) if words.to_lowercase().contains("no such image") => {
                 Err(RuntimeError::NoSuchImage(spec.image.clone()))
             }
+            Err(failure) if failure.is_invalid_reference() => Err(RuntimeError::InvalidImage(spec.image.clone())),
             Err(failure) if failure.is_conflict() => Err(RuntimeError::NameTaken(spec.name.clone())),
             Err(failure) => Err(failure.of(format!("create container `{}`", spec.name))),
         }
@@ -247,6 +248,7 @@ impl Runtime for Docker {
                 Ok(Err(error)) => {
                     return Err(match Failure::new(&self.host, &error) {
                         Failure::Silent(words) => RuntimeError::Unreachable(words),
+                        other if other.is_invalid_reference() => RuntimeError::InvalidImage(reference.to_owned()),
                         other => failed(other.words()),
                     });
                 }

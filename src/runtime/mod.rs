@@ -47,6 +47,9 @@ pub enum RuntimeError {
     /// There is no such container (or exec).
     #[error("no such container `{0}`")]
     NoSuchContainer(String),
+    /// That is no image reference.
+    #[error("`{0}` is not an image reference")]
+    InvalidImage(String),
     /// There is no such image on this host.
     #[error("image `{0}` is not present")]
     NoSuchImage(String),
