@@ -26,6 +26,7 @@ pub mod lookup;
 pub mod message;
 pub mod metrics;
 pub mod pod;
+pub mod ports;
 pub mod probe;
 pub mod projection;
 pub mod quantity;
@@ -64,6 +65,7 @@ use crate::clock::Clock;
 use crate::fsx::{self, FsError, Lock};
 use crate::journal::{Journal, JournalError, Record};
 use crate::layout::Layout;
+use crate::proc::Proc;
 use crate::runtime::{Container, Event, Runtime, RuntimeError, labels};
 
 /// How long the lock is tried for: others only peek at it.
@@ -194,6 +196,7 @@ pub async fn run<R: Runtime>(
         agent_id,
         node,
         pods: layout.pods(),
+        proc: Proc::new(layout.proc()),
         seccomp: layout.below_root(Path::new(seccomp::DIRECTORY)),
         pause_image: options.pause_image.clone(),
         booted_at: host::booted_at(&layout.proc()),

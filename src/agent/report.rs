@@ -136,7 +136,7 @@ fn seen<'a>(snapshot: &'a Snapshot, pod: &'a StaticPod, spec: &'a Spec, init: bo
     // While the sandbox cannot be had, its reason is that of all of them.
     let waiting = snapshot.waiting.get(&spec.name).or_else(|| {
         let runs = newest.is_some_and(is_running);
-        snapshot.waiting.get(SANDBOX).filter(|waiting| !runs && waiting.reason != "CrashLoopBackOff")
+        snapshot.waiting.get(SANDBOX).filter(|_| !runs)
     });
     let health = newest.and_then(|container| snapshot.health.get(&container.id)).cloned().unwrap_or_default();
     let mut summary = ContainerSummary {

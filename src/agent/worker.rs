@@ -33,10 +33,11 @@ use super::step::{
     name_of, step, uid_of,
 };
 use super::translate::{self, Context, Node};
-use super::{lookup, message, projection, seccomp, volume};
+use super::{lookup, message, ports, projection, seccomp, volume};
 use crate::clock::Clock;
 use crate::journal::{Creation, Record};
 use crate::logline;
+use crate::proc::Proc;
 use crate::runtime::{Container, EventKind, Runtime, RuntimeError, State};
 
 /// What all workers of an agent share.
@@ -53,6 +54,8 @@ pub struct Shared<R> {
     pub node: Node,
     /// Where pod directories are.
     pub pods: PathBuf,
+    /// The node's processes.
+    pub proc: Proc,
     /// Where the node's seccomp profiles are.
     pub seccomp: PathBuf,
     /// Image of sandboxes.
@@ -418,6 +421,10 @@ impl<R: Runtime> Worker<R> {
         if pod.container(name).and_then(hook::pre_stop).is_some() {
             self.remember(pod);
         }
+        if let Some(why) = self.port_conflict(pod, name).await {
+            self.fail(name, "ContainerCreating", why);
+            return false;
+        }
         let spec = match self.translate(pod, name, attempt).await {
             Ok(spec) => spec,
             Err((reason, message)) => {
@@ -459,6 +466,17 @@ impl<R: Runtime> Worker<R> {
         };
         self.containers.insert(id, container);
         true
+    }
+
+    /// Why the pod's sandbox cannot have its ports of the host.
+    async fn port_conflict(&self, pod: &StaticPod, name: &str) -> Option<String> {
+        if name != SANDBOX || pod.host_network() || ports::of(pod).is_empty() {
+            return None;
+        }
+        let (pod, snapshots, proc) = (pod.clone(), self.shared.board.pods(), self.shared.proc.clone());
+        let asked = tokio::task::spawn_blocking(move || ports::conflict(&pod, &snapshots, &proc)).await;
+        // A question that failed is no reason not to try.
+        asked.ok().flatten()
     }
 
     /// Our name is taken: by a container of ours that we did not know (its creation was answered too late), or by
