@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use bollard::auth::DockerCredentials;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, CreateImageInfo, EventMessage, HealthConfig, HostConfig,
     HostConfigLogConfig, ImageInspect, Mount as EngineMount, MountBindOptions, MountBindOptionsPropagationEnum,
@@ -12,6 +13,7 @@ use bollard::models::{
 };
 use jiff::Timestamp;
 
+use super::credentials::Secret;
 use crate::runtime::{
     Below, CgroupDriver, Container, ContainerSpec, Event, EventKind, Image, Mount, PortBinding, Propagation,
     PullProgress, RuntimeInfo, State, Termination, labels,
@@ -202,6 +204,18 @@ pub(super) fn event(message: EventMessage) -> Option<Event> {
     let actor = message.actor?;
     let pod_uid = actor.attributes.unwrap_or_default().remove(labels::POD_UID).unwrap_or_default();
     Some(Event { container: actor.id?, pod_uid, kind })
+}
+
+/// What goes along with a pull.
+pub(super) fn credentials(server: String, secret: Secret) -> DockerCredentials {
+    let empty = DockerCredentials { serveraddress: Some(server), ..DockerCredentials::default() };
+    match secret {
+        Secret::Password { user, password } => {
+            DockerCredentials { username: Some(user), password: Some(password), ..empty }
+        }
+        Secret::IdentityToken(token) => DockerCredentials { identitytoken: Some(token), ..empty },
+        Secret::RegistryToken(token) => DockerCredentials { registrytoken: Some(token), ..empty },
+    }
 }
 
 /// One line of a pull.
