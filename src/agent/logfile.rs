@@ -22,7 +22,6 @@ use super::pod::PodKey;
 use super::step::{SANDBOX, attempt_of, name_of, uid_of};
 use crate::fsx::{self, FsError};
 use crate::journal::Creation;
-use crate::layout::Layout;
 use crate::runtime::Container;
 
 /// Bytes of a file's name before `.log` (kubelet: `ext4MaxFileNameLen` less its suffix).
@@ -33,8 +32,10 @@ const MODE: u32 = 0o755;
 /// The two directories.
 #[derive(Debug, Clone)]
 pub struct LogDirectories {
-    pods: PathBuf,
-    containers: PathBuf,
+    /// By pod; `/var/log/pods` unless the kubelet's configuration says otherwise.
+    pub pods: PathBuf,
+    /// Flat; `/var/log/containers`.
+    pub containers: PathBuf,
 }
 
 /// What differs between the links there are and those there should be.
@@ -47,11 +48,6 @@ pub struct Changes {
 }
 
 impl LogDirectories {
-    /// Those of `layout`.
-    pub fn of(layout: &Layout) -> Self {
-        Self { pods: layout.pod_logs(), containers: layout.container_logs() }
-    }
-
     /// Compares what is on the disk with the containers there are of the pod `key`, of whatever UID.
     pub fn compare<'a>(&self, key: &PodKey, containers: impl Iterator<Item = &'a Container>) -> Changes {
         let mut wanted = BTreeMap::new();
@@ -217,7 +213,10 @@ mod tests {
     impl Host {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
-            let directories = LogDirectories::of(&Layout::new(root.path()));
+            let directories = LogDirectories {
+                pods: root.path().join("var/log/pods"),
+                containers: root.path().join("var/log/containers"),
+            };
             Self { root, directories, key: PodKey { namespace: "ns".into(), name: "web-node".into() } }
         }
 
@@ -297,8 +296,8 @@ mod tests {
                 format!("var/log/pods/ns_web-node_u1/c/2.log -> /docker/{ID}-json.log"),
             ]
         );
-        let mode = fs::metadata(host.root.path().join("var/log/pods/ns_web-node_u1/c")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o7777, 0o755);
+        let meta = fs::metadata(host.root.path().join("var/log/pods/ns_web-node_u1/c")).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o7777, 0o755);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use self::choose::{Candidate, Question, choose};
 use super::{Context, Failure, Outcome};
 use crate::agent::client::AgentClient;
-use crate::agent::source::file::recall_pod;
+use crate::agent::source::memory::recall_pod;
 use crate::agent::step::uid_of;
 use crate::config::{self, HostFacts};
 use crate::error::Exit;
