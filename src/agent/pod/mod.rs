@@ -151,6 +151,15 @@ impl StaticPod {
         let key = PodKey { name: format!("{name}-{suffix}"), namespace };
         let origin = origin.display().to_string();
 
+        let mut warnings = Vec::new();
+        // It is also what a pod has that says nothing.
+        let wants_cluster_dns = match spec.dns_policy.as_deref() {
+            Some("ClusterFirst") => spec.host_network != Some(true),
+            policy => policy == Some("ClusterFirstWithHostNet"),
+        };
+        if wants_cluster_dns {
+            warnings.push("spec.dnsPolicy: there is no cluster DNS for static pods; it is the node's".to_owned());
+        }
         defaults::fill(&mut spec);
         spec.node_name = Some(node.to_owned());
         spec.tolerations.get_or_insert_default().push(Toleration {
@@ -161,7 +170,6 @@ impl StaticPod {
         metadata.name = Some(key.name.clone());
         metadata.namespace = Some(key.namespace.clone());
 
-        let mut warnings = Vec::new();
         refuse::check(&key, &metadata, &spec, &mut warnings).map_err(PodError::Refused)?;
 
         let hash = identity::hash(&metadata, &spec, node, &origin);
