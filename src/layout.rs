@@ -77,6 +77,11 @@ impl Layout {
         self.state().join("pods")
     }
 
+    /// `/var/log/pods`, 0755: links to the containers' logs, where collectors look for them.
+    pub fn pod_logs(&self) -> PathBuf {
+        self.root.join("var/log/pods")
+    }
+
     /// `/run/plinth`, 0700: the agent's socket; empty after a boot.
     pub fn run(&self) -> PathBuf {
         self.root.join("run/plinth")

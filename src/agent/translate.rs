@@ -4,21 +4,32 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     Container, EnvVarSource, PodSecurityContext, SeccompProfile, SecurityContext, VolumeMount,
 };
 
 use super::host::Dns;
-use super::pod::{StaticPod, is_below};
+use super::pod::{DEFAULT_GRACE, StaticPod, is_below};
 use super::step::{GRACE_LABEL, SANDBOX, SIDECAR_LABEL};
 use super::{lookup, message, projection, quantity};
 use crate::runtime::{Below, ContainerSpec, Mount, PortBinding, Propagation, Resources, labels};
 
-/// Log rotation: bytes per file (kubelet: `containerLogMaxSize`, 10Mi).
-const LOG_MAX_SIZE: u64 = 10 << 20;
-/// Log rotation: files (kubelet: `containerLogMaxFiles`).
-const LOG_MAX_FILES: u32 = 5;
+/// Rotation of a container's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLimits {
+    /// Bytes per file (kubelet: `containerLogMaxSize`, 10Mi); 0 for no rotation.
+    pub max_size: u64,
+    /// Files, the one that is written among them (kubelet: `containerLogMaxFiles`, 5).
+    pub max_files: u32,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { max_size: 10 << 20, max_files: 5 }
+    }
+}
 /// Microseconds (kubelet: `cpuCFSQuotaPeriod`, 100 ms).
 const CPU_PERIOD: i64 = 100_000;
 /// The domain of the cluster (kubeadm's default): all that a static pod's `subdomain` is good for is its hosts file.
@@ -59,6 +70,8 @@ pub struct Context<'a> {
     pub agent_id: &'a str,
     /// The node.
     pub node: &'a Node,
+    /// What is kept of the log.
+    pub logs: LogLimits,
     /// Id of the pod's sandbox, when it has one.
     pub sandbox: Option<&'a str>,
     /// The pod's address; the node's on the host's network.
@@ -197,15 +210,15 @@ pub fn container(
         working_dir: container.working_dir.clone().filter(|path| !path.is_empty()),
         labels: self::labels(pod, &container.name, attempt, context),
         mounts: mounts(pod, container, context),
-        stop_timeout: Some(pod.grace()),
+        stop_timeout: stop_timeout(pod),
         stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
         resources: resources(container),
         oom_score_adj: allowed(oom_score(pod, container, context.node), context.node),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
-        log_max_size: LOG_MAX_SIZE,
-        log_max_files: LOG_MAX_FILES,
+        log_max_size: context.logs.max_size,
+        log_max_files: context.logs.max_files,
         ..ContainerSpec::default()
     };
     Security::of(pod, container).apply(&mut spec, context)?;
@@ -242,8 +255,8 @@ pub fn sandbox(
         labels: self::labels(pod, SANDBOX, attempt, context),
         resources: Resources { cpu_shares: *CPU_SHARES.start(), ..Resources::default() },
         oom_score_adj: allowed(-998, context.node),
-        log_max_size: LOG_MAX_SIZE,
-        log_max_files: LOG_MAX_FILES,
+        log_max_size: context.logs.max_size,
+        log_max_files: context.logs.max_files,
         ..ContainerSpec::default()
     };
     "shareable".clone_into(&mut spec.ipc);
@@ -292,6 +305,7 @@ fn labels(pod: &StaticPod, container: &str, attempt: u32, context: &Context<'_>)
         (labels::POD_NAME, pod.key.name.clone()),
         (labels::POD_NAMESPACE, pod.key.namespace.clone()),
         (labels::POD_UID, pod.uid.clone()),
+        (labels::SOURCE, pod.source.as_str().to_owned()),
         (labels::CONTAINER_NAME, container.to_owned()),
         (GRACE_LABEL, pod.grace().as_secs().to_string()),
     ]
@@ -324,6 +338,13 @@ fn kernel_hostname(pod: &StaticPod) -> Result<String, TranslateError> {
         Some(fqdn) => Ok(fqdn),
         None => Ok(hostname(pod)),
     }
+}
+
+/// What the engine gives the containers of `pod` when it goes down itself. A grace that is only the default leaves it
+/// the engine's ten seconds: an API server that loses its etcd in the same moment would use every second that it gets,
+/// at each restart of the engine and each shutdown of the host.
+fn stop_timeout(pod: &StaticPod) -> Option<Duration> {
+    (pod.spec.termination_grace_period_seconds != Some(DEFAULT_GRACE)).then(|| pod.grace())
 }
 
 fn mounts(pod: &StaticPod, container: &Container, context: &Context<'_>) -> Vec<Mount> {

@@ -27,12 +27,12 @@ use super::board::{Answer, Board, LastWords, Snapshot};
 use super::hook;
 use super::pod::{DEFAULT_BUDGET, LEAST_GRACE, Order, PodKey, StaticPod};
 use super::probe::{Health, Outcome, PostStart, ProbeKind, Prober, Report, Target, Watch};
-use super::source::file::{is_remembered, recall_pod, remember};
+use super::source::memory::{is_remembered, recall_pod, remember};
 use super::step::{
     Action, Observed, PodState, SANDBOX, Step, Stop, Timings, Unready, attempt_of, belongs_to, instances, is_running,
     name_of, step, uid_of,
 };
-use super::translate::{self, Context, Node};
+use super::translate::{self, Context, LogLimits, Node};
 use super::{lookup, message, ports, projection, seccomp, volume};
 use crate::clock::Clock;
 use crate::journal::{Creation, Record};
@@ -60,6 +60,8 @@ pub struct Shared<R> {
     pub seccomp: PathBuf,
     /// Image of sandboxes.
     pub pause_image: String,
+    /// What is kept of the containers' logs.
+    pub logs: LogLimits,
     /// When the host was booted.
     pub booted_at: Timestamp,
     /// Where creations are recorded.
@@ -517,6 +519,7 @@ impl<R: Runtime> Worker<R> {
         let mut context = Context {
             agent_id: &self.shared.agent_id,
             node: &self.shared.node,
+            logs: self.shared.logs,
             sandbox: sandbox.as_ref().map(|sandbox| sandbox.id.as_str()),
             pod_ip,
             volumes: &BTreeMap::new(),

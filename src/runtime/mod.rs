@@ -34,6 +34,8 @@ pub mod labels {
     pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
     /// UID of the pod.
     pub const POD_UID: &str = "io.kubernetes.pod.uid";
+    /// What kind of source the pod comes from: `file` or `http`.
+    pub const SOURCE: &str = "plinth.dev/source";
     /// Name of the container within the pod, or `POD` for the sandbox.
     pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 }

@@ -104,6 +104,14 @@ fn a_pod_that_is_well_says_nothing() {
 }
 
 #[test]
+fn a_container_that_starts_again_leaves_its_pod_running() {
+    let phase = |states: &[(u32, State)]| summary(&snapshot(states), at(2)).phase;
+    let created = State::Created { error: None };
+    assert_eq!(phase(&[(0, created.clone())]), "Pending");
+    assert_eq!(phase(&[(0, ended(1)), (1, created)]), "Running");
+}
+
+#[test]
 fn a_crash_loop_is_told_in_one_line() {
     let mut snapshot = snapshot(&[(1, ended(1)), (2, ended(1))]);
     wait(&mut snapshot, "CrashLoopBackOff", "back-off 20s", Some(22));

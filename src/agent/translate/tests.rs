@@ -19,6 +19,7 @@ fn bare<'a>(node: &'a Node, paths: &'a BTreeMap<String, PathBuf>) -> Context<'a>
     Context {
         agent_id: "agent",
         node,
+        logs: LogLimits::default(),
         sandbox: None,
         pod_ip: None,
         volumes: paths,
@@ -151,12 +152,12 @@ fn a_sub_path_may_be_made_of_the_environment() {
 }
 
 #[test]
-fn an_engine_that_goes_down_gives_each_container_the_grace_of_its_pod() {
+fn an_engine_that_goes_down_gives_each_container_the_grace_its_pod_asks_for() {
     for (grace, seconds) in
-        [("", 30), ("terminationGracePeriodSeconds: 90", 90), ("terminationGracePeriodSeconds: 0", 2)]
+        [("", None), ("terminationGracePeriodSeconds: 90", Some(90)), ("terminationGracePeriodSeconds: 0", Some(2))]
     {
         let spec = spec(&format!("{HOST}\n  {grace}"), "");
-        assert_eq!(spec.stop_timeout, Some(std::time::Duration::from_secs(seconds)), "{grace}");
+        assert_eq!(spec.stop_timeout, seconds.map(std::time::Duration::from_secs), "{grace}");
     }
 }
 

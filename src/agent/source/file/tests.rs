@@ -2,6 +2,7 @@ use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
 
+use super::super::memory::{FILE, remember};
 use super::*;
 
 fn manifest(name: &str) -> String {
@@ -123,7 +124,7 @@ fn a_new_agent_knows_the_last_good_manifest_of_a_broken_file() {
     fixture.reader = Reader::new(source(fixture.root.path(), "manifests"));
     let again = fixture.reader.read(Clock::system().now());
     assert_eq!(again.pods[0].uid, published.pods[0].uid);
-    let file = pods.join(&published.pods[0].uid).join(REMEMBERED);
+    let file = pods.join(&published.pods[0].uid).join(FILE);
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -137,7 +138,7 @@ fn a_directory_that_is_away_keeps_its_pods_and_an_empty_one_does_not() {
     fs::remove_dir_all(fixture.path("")).unwrap();
     let (names, _, problem) = fixture.read();
     assert_eq!(names, ["web-n"]);
-    assert!(problem.unwrap().contains("cannot read"));
+    assert!(problem.unwrap().contains("cannot be read"));
     fixture.reader = Reader::new(source(fixture.root.path(), "manifests"));
     assert_eq!(fixture.names(), ["web-n"], "also to a new agent");
     fs::create_dir(fixture.path("")).unwrap();
@@ -170,7 +171,7 @@ fn a_single_file_is_a_source_too() {
 #[test]
 fn reading_by_anybody_and_hidden_files_wake_nobody() {
     use notify::event::{CreateKind, DataChange, RemoveKind, RenameMode};
-    let of = |kind, path: &str| hint(&Ok(notify::Event::new(kind).add_path(path.into())));
+    let of = |kind, path: &str| hint(&Ok(notify::Event::new(kind).add_path(path.into())), Path::new("/m"));
     let close = EventKind::Access(AccessKind::Close(AccessMode::Write));
     assert_eq!(of(close, "/m/a"), Some(Hint::Now));
     assert_eq!(of(EventKind::Modify(ModifyKind::Name(RenameMode::To)), "/m/a"), Some(Hint::Now));
