@@ -19,7 +19,7 @@ fn bare<'a>(node: &'a Node, paths: &'a BTreeMap<String, PathBuf>) -> Context<'a>
     Context {
         agent_id: "agent",
         node,
-        logs: LogLimits::default(),
+        log_limits: LogLimits::default(),
         sandbox: None,
         pod_ip: None,
         volumes: paths,
