@@ -36,7 +36,7 @@ const CPU_PERIOD: i64 = 100_000;
 const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Bytes of memory that the kubelet keeps from its pods (`evictionHard`, `memory.available<100Mi`).
 const KEPT_MEMORY: u64 = 100 << 20;
-/// Annotation with a container's AppArmor profile, before there was a field for it; the container's name follows.
+/// Annotation with a container's `AppArmor` profile, before there was a field for it; the container's name follows.
 pub const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 /// Weights the kernel takes.
 const CPU_SHARES: std::ops::RangeInclusive<i64> = 2..=262_144;
@@ -59,7 +59,7 @@ pub struct Node {
     /// Whether an `oom_score_adj` below the present one may be set (`CAP_SYS_RESOURCE`); without it runc fails, so
     /// negative ones are left out.
     pub may_protect_from_oom: bool,
-    /// Whether the kernel enforces AppArmor profiles. Where it does not, the engine ignores them in silence.
+    /// Whether the kernel enforces `AppArmor` profiles. Where it does not, the engine ignores them in silence.
     pub apparmor: bool,
 }
 
@@ -564,22 +564,19 @@ impl<'a> Security<'a> {
     }
 }
 
-/// The AppArmor profile of `container` as the annotation has it (`runtime/default`, `unconfined`, `localhost/<name>`):
+/// The `AppArmor` profile of `container` as the annotation has it (`runtime/default`, `unconfined`, `localhost/<name>`):
 /// from its own field, its pod's, or the annotation.
 fn apparmor(pod: &StaticPod, container: &Container) -> Option<String> {
     let own = container.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
     let profile = own.or_else(|| pod.spec.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref()));
-    match profile {
-        Some(profile) => Some(match profile.type_.as_str() {
+    if let Some(profile) = profile {
+        return Some(match profile.type_.as_str() {
             "Unconfined" => "unconfined".to_owned(),
             "Localhost" => format!("localhost/{}", profile.localhost_profile.as_deref().unwrap_or_default()),
             _ => "runtime/default".to_owned(),
-        }),
-        None => {
-            let annotations = pod.metadata.annotations.as_ref()?;
-            annotations.get(&format!("{APPARMOR_ANNOTATION}{}", container.name)).cloned()
-        }
+        });
     }
+    pod.metadata.annotations.as_ref()?.get(&format!("{APPARMOR_ANNOTATION}{}", container.name)).cloned()
 }
 
 /// The file that has the seccomp profile of `container`, relative to the kubelet's directory of them.

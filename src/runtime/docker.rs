@@ -569,8 +569,7 @@ mod tests {
         }
         let seen = seen.lock().unwrap();
         let header = |question: &String| {
-            let line =
-                question.lines().find_map(|line| line.to_lowercase().starts_with("x-registry-auth:").then_some(line));
+            let line = question.lines().find(|line| line.to_lowercase().starts_with("x-registry-auth:"));
             line.map(|line| line.split_once(": ").unwrap().1.to_owned())
         };
         let sent: Vec<_> = seen.iter().filter(|question| question.starts_with("POST")).map(header).collect();

@@ -246,6 +246,15 @@ impl StaticPod {
         let key = PodKey { name: format!("{name}-{suffix}"), namespace };
         let source = origin.source();
 
+        let mut warnings = Vec::new();
+        // It is also what a pod has that says nothing.
+        let wants_cluster_dns = match spec.dns_policy.as_deref() {
+            Some("ClusterFirst") => spec.host_network != Some(true),
+            policy => policy == Some("ClusterFirstWithHostNet"),
+        };
+        if wants_cluster_dns {
+            warnings.push("spec.dnsPolicy: there is no cluster DNS for static pods; it is the node's".to_owned());
+        }
         defaults::fill(&mut spec);
         metadata.namespace = Some(key.namespace.clone());
         let everywhere = (source == SourceKind::Http).then(|| identity::hash(&metadata, &spec, origin));
@@ -259,7 +268,6 @@ impl StaticPod {
         }
         metadata.name = Some(key.name.clone());
 
-        let mut warnings = Vec::new();
         refuse::check(&key, &metadata, &spec, &mut warnings).map_err(PodError::Refused)?;
 
         let hash = everywhere.unwrap_or_else(|| identity::hash(&metadata, &spec, origin));
