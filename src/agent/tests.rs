@@ -10,6 +10,8 @@ use super::*;
 use crate::runtime::fake::{FakeRuntime, Op, Program};
 use crate::runtime::{ContainerSpec, State};
 
+mod sources;
+
 /// A host with an agent that can be stopped and started again.
 struct Host {
     root: TempDir,
@@ -50,8 +52,13 @@ impl Host {
     }
 
     fn start(&mut self) {
+        self.start_with(|_| {});
+    }
+
+    fn start_with(&mut self, change: impl FnOnce(&mut Options)) {
         let mut options = Options::new(self.layout(), "node", "pause:1");
         options.file_check_period = Duration::from_millis(100);
+        change(&mut options);
         let shutdown = CancellationToken::new();
         let agent = tokio::spawn(run(options, self.fake.clone(), self.clock.clone(), shutdown.clone()));
         self.agent = Some((shutdown, agent));
