@@ -27,11 +27,25 @@ have() { command -v "$1" >/dev/null 2>&1; }
 now() { date +%s.%N; }
 since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.1f s", b - a }'; }
 
-# Where rustup and Go's own installer put things; sudo and cron forget it.
-for dir in "$HOME/.cargo/bin" /usr/local/go/bin; do
-    [[ :$PATH: == *:$dir:* || ! -d $dir ]] || PATH=$PATH:$dir
+# Where rustup and Go's own installer put things; sudo and cron forget it. Before
+# the distribution's, which are older.
+for dir in /usr/local/go/bin "$HOME/.cargo/bin"; do
+    [[ :$PATH: == *:$dir:* || ! -d $dir ]] || PATH=$dir:$PATH
 done
 unset dir
+
+# added UNDO: notes how to take away what a script adds to the machine, for the
+# end of this run and of later ones.
+added() {
+    mkdir -p "$PLINTH_CACHE"
+    grep --quiet --line-regexp --fixed-strings --regexp="$1" "$PLINTH_CACHE/undo" 2>/dev/null ||
+        printf '%s\n' "$1" >>"$PLINTH_CACHE/undo"
+}
+# how_to_undo: those lines, the last first, and the cache itself.
+how_to_undo() {
+    [[ ! -e $PLINTH_CACHE/undo ]] || tac "$PLINTH_CACHE/undo" | sed 's/^/    /'
+    printf '    rm -r %s\n' "$PLINTH_CACHE"
+}
 
 require_root() {
     [[ $EUID -eq 0 ]] || die "must be root: sudo $0"
@@ -54,6 +68,7 @@ apt_install() {
             die "apt-get install $*: $(tail -n 5 "$log")"
     fi
     rm -f "$log"
+    added "apt-get purge $*"
     say "installed $* in $(since "$start")"
 }
 
@@ -77,6 +92,8 @@ ensure_docker() {
         else
             say "starting the Docker Engine by hand: no systemd here (log: /var/log/dockerd.log)"
             setsid --fork dockerd >>/var/log/dockerd.log 2>&1 </dev/null
+            # shellcheck disable=SC2016  # for the reader's shell
+            added 'kill $(cat /var/run/docker.pid)'
         fi
         await_docker 30 || die "the Docker Engine does not answer after 30 s: journalctl -u docker, or /var/log/dockerd.log"
     fi
@@ -97,10 +114,17 @@ ensure_build_tools() {
     have cc || missing+=(gcc)
     [[ -e /usr/include/stdlib.h ]] || missing+=(libc6-dev)
     [[ ${#missing[@]} -eq 0 ]] || apt_install "${missing[@]}"
-    have cargo || install_rust
+    cargo_is_new_enough || install_rust
 }
 
-# Debian 12's cargo is older than this package's edition.
+# cargo_is_new_enough: as new as Cargo.toml asks for, which Debian 12's is not.
+cargo_is_new_enough() {
+    local least present
+    least=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$REPO/Cargo.toml")
+    present=$(cargo --version 2>/dev/null | cut -d ' ' -f 2)
+    [[ -n $present && $(printf '%s\n' "$least" "$present" | sort --version-sort | head -n 1) == "$least" ]]
+}
+
 install_rust() {
     local start script
     start=$(now)
@@ -112,6 +136,7 @@ install_rust() {
     sh "$script" -y --quiet --profile minimal >/dev/null
     rm -f "$script"
     PATH=$HOME/.cargo/bin:$PATH
+    added "rustup self uninstall"
     say "installed $(cargo --version) in $(since "$start")"
 }
 

@@ -85,9 +85,8 @@ To undo everything:
     plinth reset                  the control plane, its data and the agent
     docker image rm \$(docker image ls --quiet 'registry.k8s.io/*')
     rm $PLINTH
-    rm -r $PLINTH_CACHE
-    apt-get purge docker.io       if it was not there before
 END
+    how_to_undo
 }
 
 main "$@"

@@ -57,6 +57,8 @@ main() {
     done
     [[ ${#failed[@]} -eq 0 ]] || die "failed after $(since "$all"): ${failed[*]}"
     say "passed in $(since "$all")"
+    say "the sandboxes are gone; to undo the rest:"
+    how_to_undo >&2
 }
 
 section_check() { scripts/check.sh; }
@@ -78,7 +80,7 @@ section_e2e() {
     # The release binary under test, driven by tests that are quickly built. Two
     # run beside each other; one that asserts figures waits until it is alone.
     PLINTH_REQUIRE_DOCKER=1 PLINTH_BIN=$CARGO_TARGET_DIR/release/plinth \
-        cargo test --locked --no-fail-fast --test e2e --test faults --test systemd -- --ignored --test-threads=2
+        cargo test --locked --no-fail-fast --test e2e --test faults --test conformance --test systemd -- --ignored --test-threads=2
 }
 
 main "$@"

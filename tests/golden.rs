@@ -113,6 +113,18 @@ fn json(pod: &Pod) -> String {
     serde_json::to_string_pretty(pod).unwrap()
 }
 
+/// kubeadm: `UsingExternalCA` in `getControllerManagerCommand`.
+#[test]
+fn without_the_key_of_the_authority_nothing_is_signed() {
+    let mut cluster = cluster("defaults");
+    cluster.host.external_ca = true;
+    let manifest = manifests::render(&cluster, Component::KubeControllerManager, &Layout::default()).unwrap();
+    let command = manifest.pod.spec.unwrap().containers[0].command.clone().unwrap();
+    for flag in ["--cluster-signing-cert-file=", "--cluster-signing-key-file="] {
+        assert!(command.iter().any(|argument| argument == flag), "{flag}: {command:#?}");
+    }
+}
+
 #[test]
 fn what_a_manifest_means_survives_writing_and_reading() {
     for (case, component) in every_manifest() {

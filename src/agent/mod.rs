@@ -23,13 +23,16 @@ pub mod client;
 pub mod hook;
 pub mod host;
 pub mod kubelet_config;
+pub mod lookup;
 pub mod message;
 pub mod metrics;
 pub mod pod;
+pub mod ports;
 pub mod probe;
 pub mod projection;
 pub mod quantity;
 pub mod report;
+pub mod seccomp;
 pub mod server;
 pub mod source;
 pub mod status;
@@ -66,6 +69,7 @@ use crate::clock::Clock;
 use crate::fsx::{self, FsError, Lock};
 use crate::journal::{Journal, JournalError, Record};
 use crate::layout::Layout;
+use crate::proc::Proc;
 use crate::runtime::{Container, Event, Runtime, RuntimeError, labels};
 
 /// How long the lock is tried for: others only peek at it.
@@ -200,7 +204,7 @@ pub async fn run<R: Runtime>(
     fsx::create_directories(&layout.pods(), 0o750)?;
     let agent_id = agent_id(&layout.agent_id())?;
     let listener = server::bind(&layout.socket())?;
-    let node = host::node(&layout.proc(), &options.node_name, options.node_address);
+    let node = host::node(&layout.proc(), &layout.state(), &options.node_name, options.node_address);
     let runtime = Arc::new(runtime);
     let board = Arc::new(Board::new(Metrics::new(env!("CARGO_PKG_VERSION"))));
     board.set_problem(Some("the container runtime has not answered yet".to_owned()));
@@ -219,6 +223,8 @@ pub async fn run<R: Runtime>(
         agent_id,
         node,
         pods: layout.pods(),
+        proc: Proc::new(layout.proc()),
+        seccomp: layout.below_root(Path::new(seccomp::DIRECTORY)),
         pause_image: options.pause_image.clone(),
         logs: options.logs,
         booted_at: host::booted_at(&layout.proc()),

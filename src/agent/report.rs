@@ -133,7 +133,11 @@ fn seen<'a>(snapshot: &'a Snapshot, pod: &'a StaticPod, spec: &'a Spec, init: bo
     };
     let last = newest.and_then(ended);
     let previous = all.iter().rev().skip(1).find_map(|container| ended(container));
-    let waiting = snapshot.waiting.get(&spec.name);
+    // While the sandbox cannot be had, its reason is that of all of them.
+    let waiting = snapshot.waiting.get(&spec.name).or_else(|| {
+        let runs = newest.is_some_and(is_running);
+        snapshot.waiting.get(SANDBOX).filter(|_| !runs)
+    });
     let health = newest.and_then(|container| snapshot.health.get(&container.id)).cloned().unwrap_or_default();
     let mut summary = ContainerSummary {
         name: spec.name.clone(),
@@ -264,12 +268,14 @@ fn phase(pod: &StaticPod, containers: &[Seen<'_>]) -> &'static str {
         return if regular(pod, containers).any(failed) { "Failed" } else { "Succeeded" };
     }
     let created = |seen: &Seen<'_>| {
-        seen.newest.is_some_and(|container| match container.state {
-            State::Created { error: None } => false,
-            // As long as its postStart hook runs it is not.
-            State::Running { .. } => seen.summary.state == "running",
-            _ => true,
-        })
+        // Once it has run, its next start is another matter.
+        seen.previous.is_some()
+            || seen.newest.is_some_and(|container| match container.state {
+                State::Created { error: None } => false,
+                // As long as its postStart hook runs it is not.
+                State::Running { .. } => seen.summary.state == "running",
+                _ => true,
+            })
     };
     if regular(pod, containers).all(created) { "Running" } else { "Pending" }
 }
@@ -310,14 +316,14 @@ fn message(
         if line.is_empty() { code } else { format!("{code}: {line}") }
     };
     let times = |count: u32| if count == 1 { "once".to_owned() } else { format!("{count} times") };
-    let crashes = |end: &TerminationSummary| {
+    let history = |end: &TerminationSummary| {
         // Until the next instance exists, the newest one is among those that crashed.
         let count = summary.restart_count + u32::from(seen.ended.is_some());
         format!("{name} crashed {}, last {}", times(count), crashed(end))
     };
     Some(match (summary.state.as_str(), summary.reason.as_str(), &summary.last_termination) {
         ("waiting", "CrashLoopBackOff", Some(end)) => {
-            format!("{}{}", crashes(end), again.replace("tried again", "restarts"))
+            format!("{}{}", history(end), again.replace("tried again", "restarts"))
         }
         ("waiting", "ErrImageNeverPull", _) => {
             format!(
@@ -327,7 +333,7 @@ fn message(
         }
         ("waiting", "ContainerCreating", Some(end)) => {
             let doing = if summary.message.is_empty() { "is being started again" } else { summary.message.as_str() };
-            format!("{}; {doing}{again}", crashes(end))
+            format!("{}; {doing}{again}", history(end))
         }
         ("waiting", "ContainerCreating", None) if summary.message.is_empty() => format!("{name} is being started"),
         ("waiting", "ContainerCreating" | "ErrImagePull" | "ImagePullBackOff", _) => {

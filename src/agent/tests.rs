@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -610,10 +611,7 @@ async fn sidecars_start_before_and_stop_after_the_regular_containers_within_the_
     let begin = stops[0].at;
     let seen: Vec<_> = stops
         .iter()
-        .map(|stop| {
-            let after = stop.at.duration_since(begin).as_secs_f64().round();
-            (short(&stop.target), after as i64, stop.limit.unwrap().as_secs_f64().round() as i64)
-        })
+        .map(|stop| (short(&stop.target), seconds(elapsed(begin, stop.at)), seconds(stop.limit.unwrap())))
         .collect();
     let expected = [("c", 0, 10), ("s2", 3, 7), ("s1", 7, 3), ("POD", 10, 2)];
     assert_eq!(seen, expected.map(|(name, at, grace)| (format!("{name}_web-node_default"), at, grace)));
@@ -678,17 +676,24 @@ async fn a_failed_post_start_hook_restarts_the_container_with_back_off() {
     assert!(host.status().await.pods[0].ready);
 }
 
+fn elapsed(begin: Timestamp, end: Timestamp) -> Duration {
+    Duration::try_from(end.duration_since(begin)).unwrap()
+}
+
+/// Whole seconds, rounded.
+fn seconds(duration: Duration) -> u64 {
+    (duration + Duration::from_millis(500)).as_secs()
+}
+
 /// Seconds from the removal of the pod to each exec and stop, and the grace of the latter.
-async fn removal(host: &Host) -> Vec<(Op, i64, i64)> {
+async fn removal(host: &Host) -> Vec<(Op, u64, u64)> {
     let begin = host.clock.now();
     host.until("it is gone", |host| host.fake.containers().is_empty()).await;
-    let seconds = |duration: Duration| duration.as_secs_f64().round() as i64;
     let calls = host.fake.calls().into_iter().filter(|call| call.at >= begin);
     calls
         .filter(|call| matches!(call.op, Op::Exec | Op::Stop))
         .map(|call| {
-            let at = Duration::try_from(call.at.duration_since(begin)).unwrap();
-            (call.op, seconds(at), call.limit.filter(|_| call.op == Op::Stop).map_or(0, seconds))
+            (call.op, seconds(elapsed(begin, call.at)), call.limit.filter(|_| call.op == Op::Stop).map_or(0, seconds))
         })
         .collect()
 }

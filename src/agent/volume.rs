@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
@@ -83,7 +84,7 @@ pub fn prepare(
         } else if let Some(empty_dir) = &volume.empty_dir {
             let fs_group = pod.spec.security_context.as_ref().and_then(|context| context.fs_group);
             let path = empty_dir_path(pods, &pod.uid, &volume.name);
-            empty(&path, empty_dir, fs_group)
+            empty(&path, empty_dir, memory_size(pod, empty_dir), fs_group)
                 .map_err(|source| VolumeError::Files { volume: volume.name.clone(), source })?;
             path
         } else {
@@ -225,20 +226,41 @@ fn host(volume: &str, source: &HostPathVolumeSource, ledger: &dyn Ledger) -> Res
     Ok(path)
 }
 
-fn empty(path: &Path, source: &EmptyDirVolumeSource, fs_group: Option<i64>) -> Result<(), FsError> {
+/// The size of a volume in memory: its own limit or that of the pod, whichever is less.
+fn memory_size(pod: &StaticPod, source: &EmptyDirVolumeSource) -> Option<i64> {
+    let of = |container: &Container| {
+        let limit = container.resources.as_ref()?.limits.as_ref()?.get("memory")?;
+        quantity::bytes(&limit.0)
+    };
+    let pod: Option<i64> = pod.containers().iter().map(of).sum();
+    let own = source.size_limit.as_ref().and_then(|limit| quantity::bytes(&limit.0));
+    [own, pod].into_iter().flatten().filter(|bytes| *bytes > 0).min()
+}
+
+fn mount_tmpfs(path: &Path, size: Option<i64>) -> nix::Result<()> {
+    let size = size.map(|bytes| format!("size={bytes}"));
+    let mount = |more: Option<&str>| {
+        let options = size.as_deref().into_iter().chain(more).collect::<Vec<_>>().join(",");
+        let options = (!options.is_empty()).then_some(options.as_str());
+        nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), options)
+    };
+    // Linux before 6.3 does not know it.
+    match mount(Some("noswap")) {
+        Err(Errno::EINVAL) => mount(None),
+        result => result,
+    }
+}
+
+fn empty(
+    path: &Path,
+    source: &EmptyDirVolumeSource,
+    memory_size: Option<i64>,
+    fs_group: Option<i64>,
+) -> Result<(), FsError> {
     fsx::create_directories(path, 0o750)?;
     let memory = source.medium.as_deref() == Some("Memory");
     if memory && !is_mount(path) {
-        let size = source.size_limit.as_ref().and_then(|limit| quantity::bytes(&limit.0));
-        let options = size.map_or_else(String::new, |bytes| format!("size={bytes}"));
-        nix::mount::mount(
-            Some("tmpfs"),
-            path,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            (!options.is_empty()).then_some(options.as_str()),
-        )
-        .map_err(|error| FsError::of("mount a tmpfs on", path)(error.into()))?;
+        mount_tmpfs(path, memory_size).map_err(|error| FsError::of("mount a tmpfs on", path)(error.into()))?;
     }
     let group = fs_group.and_then(|group| u32::try_from(group).ok());
     if let Some(group) = group {
@@ -379,6 +401,31 @@ mod tests {
             assert!(matches!(error, VolumeError::SubPath { .. }), "{path}: {error}");
         }
         assert_eq!(fs::read_dir(directory.path().join("outside")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn memory_is_limited_by_volume_and_pod() {
+        for (volume, one, other, expected) in [
+            ("{medium: Memory}", "", "", None),
+            ("{medium: Memory, sizeLimit: 8Mi}", "", "", Some(8 << 20)),
+            ("{medium: Memory}", "4Mi", "2Mi", Some(6 << 20)),
+            ("{medium: Memory, sizeLimit: 8Mi}", "4Mi", "2Mi", Some(6 << 20)),
+            ("{medium: Memory, sizeLimit: 1Mi}", "4Mi", "2Mi", Some(1 << 20)),
+            ("{medium: Memory, sizeLimit: 8Mi}", "4Mi", "", Some(8 << 20)),
+        ] {
+            let limit = |limit: &str| match limit {
+                "" => String::new(),
+                limit => format!(", resources: {{limits: {{memory: {limit}}}}}"),
+            };
+            let pod = pod(&format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  volumes: [{{name: v, emptyDir: {volume}}}]\n  \
+                 containers: [{{name: a, image: i{}}}, {{name: b, image: i{}}}]\n",
+                limit(one),
+                limit(other),
+            ));
+            let source = pod.spec.volumes.as_ref().unwrap()[0].empty_dir.as_ref().unwrap();
+            assert_eq!(memory_size(&pod, source), expected, "{volume} {one} {other}");
+        }
     }
 
     #[test]

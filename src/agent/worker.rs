@@ -33,10 +33,11 @@ use super::step::{
     name_of, step, uid_of,
 };
 use super::translate::{self, Context, LogLimits, Node};
-use super::{message, projection, volume};
+use super::{lookup, message, ports, projection, seccomp, volume};
 use crate::clock::Clock;
 use crate::journal::{Creation, Record};
 use crate::logline;
+use crate::proc::Proc;
 use crate::runtime::{Container, EventKind, Runtime, RuntimeError, State};
 
 /// What all workers of an agent share.
@@ -53,6 +54,10 @@ pub struct Shared<R> {
     pub node: Node,
     /// Where pod directories are.
     pub pods: PathBuf,
+    /// The node's processes.
+    pub proc: Proc,
+    /// Where the node's seccomp profiles are.
+    pub seccomp: PathBuf,
     /// Image of sandboxes.
     pub pause_image: String,
     /// What is kept of the containers' logs.
@@ -401,6 +406,10 @@ impl<R: Runtime> Worker<R> {
                 self.lost(&error);
                 false
             }
+            Err(error @ RuntimeError::InvalidImage(_)) => {
+                self.failed(name, "InvalidImageName", &error);
+                false
+            }
             Err(error) => {
                 tracing::warn!(pod = %self.key, image, %error, "cannot pull");
                 self.state.pull_failed(name, error.to_string(), self.shared.clock.now(), &self.shared.timings);
@@ -413,6 +422,10 @@ impl<R: Runtime> Worker<R> {
         // Whoever stops it later needs its hook, whatever happens to the file of the manifest.
         if pod.container(name).and_then(hook::pre_stop).is_some() {
             self.remember(pod);
+        }
+        if let Some(why) = self.port_conflict(pod, name).await {
+            self.fail(name, "ContainerCreating", why);
+            return false;
         }
         let spec = match self.translate(pod, name, attempt).await {
             Ok(spec) => spec,
@@ -429,6 +442,10 @@ impl<R: Runtime> Worker<R> {
                 return false;
             }
             Err(RuntimeError::NameTaken(taken)) => return self.adopt(name, &taken).await,
+            Err(error @ RuntimeError::InvalidImage(_)) => {
+                self.failed(name, "InvalidImageName", &error);
+                return false;
+            }
             Err(error) => {
                 self.failed(name, "CreateContainerError", &error);
                 return false;
@@ -451,6 +468,17 @@ impl<R: Runtime> Worker<R> {
         };
         self.containers.insert(id, container);
         true
+    }
+
+    /// Why the pod's sandbox cannot have its ports of the host.
+    async fn port_conflict(&self, pod: &StaticPod, name: &str) -> Option<String> {
+        if name != SANDBOX || pod.host_network() || ports::of(pod).is_empty() {
+            return None;
+        }
+        let (pod, snapshots, proc) = (pod.clone(), self.shared.board.pods(), self.shared.proc.clone());
+        let asked = tokio::task::spawn_blocking(move || ports::conflict(&pod, &snapshots, &proc)).await;
+        // A question that failed is no reason not to try.
+        asked.ok().flatten()
     }
 
     /// Our name is taken: by a container of ours that we did not know (its creation was answered too late), or by
@@ -497,7 +525,9 @@ impl<R: Runtime> Worker<R> {
             volumes: &BTreeMap::new(),
             sub_paths: &BTreeMap::new(),
             message_file: None,
+            lookup: None,
             image_user: None,
+            seccomp: None,
         };
         let config = |error: translate::TranslateError| ("CreateContainerConfigError", error.to_string());
         let Some(container) = pod.container(name) else {
@@ -517,6 +547,10 @@ impl<R: Runtime> Worker<R> {
             .map_err(|error| ("CreateContainerConfigError", error.to_string()))?;
         let message_file = message::prepare(&self.shared.pods, &pod.uid, name, attempt)
             .map_err(|error| ("ContainerCreating", error.to_string()))?;
+        let lookup = pod_ip.map(|address| lookup::write(&self.shared.pods, pod, address, &self.shared.node.dns));
+        let lookup = lookup.transpose().map_err(|error| ("ContainerCreating", error.to_string()))?;
+        let seccomp = translate::seccomp_file(pod, container).map(|file| seccomp::read(&self.shared.seccomp, file));
+        let seccomp = seccomp.transpose().map_err(|error| ("CreateContainerError", error.to_string()))?;
         let user = if translate::needs_image_user(pod, container) {
             let image = container.image.as_deref().unwrap_or_default();
             let image = self.shared.runtime.image(image).await;
@@ -527,7 +561,9 @@ impl<R: Runtime> Worker<R> {
         context.volumes = &volumes;
         context.sub_paths = &sub_paths;
         context.message_file = Some(&message_file);
+        context.lookup = lookup.as_ref();
         context.image_user = user.as_deref();
+        context.seccomp = seccomp.as_deref();
         translate::container(pod, container, attempt, &context).map_err(config)
     }
 
@@ -777,7 +813,7 @@ impl<R: Runtime> Worker<R> {
         let Some(watching) = self.watches.get_mut(&report.container_id) else { return };
         if report.eager {
             match &report.outcome {
-                Outcome::Success => watching.answered = true,
+                Outcome::Success | Outcome::Warning(_) => watching.answered = true,
                 Outcome::Failure(why) | Outcome::Unknown(why) => self.eager_reason.clone_from(why),
             }
             return;
@@ -786,7 +822,7 @@ impl<R: Runtime> Worker<R> {
             self.shared.board.metrics.probe_failed(&self.key.namespace, &self.key.name, report.kind);
         }
         // The eager question may have been asked before somebody waited; a passed probe says the same.
-        if report.kind == ProbeKind::Readiness && report.outcome == Outcome::Success {
+        if report.kind == ProbeKind::Readiness && report.outcome.is_success() {
             watching.answered = true;
         }
         let wanted = self.wanted.borrow();

@@ -25,6 +25,9 @@ use crate::release::Component;
 use symptom::Symptom;
 pub(super) use symptom::{Certainty, certainty};
 
+/// Lines of each component's log that a result carries; the cause is sought in more.
+const SHOWN_LINES: usize = 40;
+
 /// Below this, etcd cannot create its write-ahead log (64 MB, `wal.SegmentSizeBytes`), in bytes.
 const DISK_NEEDED: u64 = 64 * 1000 * 1000;
 
@@ -118,7 +121,7 @@ pub struct ComponentDetail {
     pub exit_code: Option<i64>,
     /// The kernel killed that instance for lack of memory.
     pub oom_killed: bool,
-    /// The last lines it wrote.
+    /// The last lines it wrote, at most 40.
     pub log: Vec<String>,
 }
 
@@ -179,7 +182,7 @@ fn detail(evidence: &Evidence, of: &ComponentEvidence) -> ComponentDetail {
         restarts: container.map_or(0, |c| c.restart_count),
         exit_code: ended.map(|t| t.exit_code),
         oom_killed: ended.is_some_and(|t| t.reason == OOM_KILLED),
-        log: of.log.clone(),
+        log: of.log[of.log.len().saturating_sub(SHOWN_LINES)..].to_vec(),
     }
 }
 

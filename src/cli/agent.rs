@@ -95,7 +95,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     let docker = match args.docker_host.as_deref() {
         Some(host) => crate::runtime::docker::Docker::connect(Some(host))
             .context("cannot use --docker-host")
-            .map_err(Failure::usage)?,
+            .map_err(Failure::usage)?
+            .with_credentials(context.credentials()),
         None => context.docker()?,
     };
     let stop = CancellationToken::new();

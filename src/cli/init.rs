@@ -181,10 +181,14 @@ fn load(args: &Args, context: &Context, ledger: &Ledger) -> Result<Loaded, Failu
     };
     let file = text.as_ref().map(|(name, text)| ConfigFile { name, text });
     let mut host = HostFacts::collect(context.environment.variables.clone())?;
-    if let Some(HostView { ca_directories, proxy_variables }) = plan::rendered_host(&context.layout, ledger)? {
+    let rendered = plan::rendered_host(&context.layout, ledger)?;
+    if let Some(HostView { ca_directories, proxy_variables, .. }) = rendered.clone() {
         host = HostFacts { ca_directories, proxy_variables, ..host };
     }
-    config::load(file, &args.overrides(), &host).map_err(|errors| Failure::hinted(errors, Exit::Usage))
+    let mut loaded = config::load(file, &args.overrides(), &host).map_err(|e| Failure::hinted(e, Exit::Usage))?;
+    loaded.cluster.host.external_ca =
+        rendered.map_or_else(|| plan::external_ca(&context.layout, &loaded.cluster), |view| view.external_ca);
+    Ok(loaded)
 }
 
 /// The agent in this process. It begins when the plan says so, and is what remains when the plan is done.

@@ -1,5 +1,6 @@
 //! The validated configuration. Only this module's parent can make one.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -177,13 +178,31 @@ pub struct Timeouts {
 
 /// What rendering needs to know of the host, looked at once, so that rendering stays pure. Kept with each generation:
 /// a rerun from another environment is no change of the control plane.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HostView {
     /// Those of kubeadm's well-known CA directories that exist here (`/etc/pki/tls/certs`, …).
     pub ca_directories: Vec<PathBuf>,
     /// The `*_proxy` variables of our environment, any case, not empty.
     pub proxy_variables: Vec<(String, String)>,
+    /// `ca.crt` is there without `ca.key`: nothing in the cluster can sign certificates (kubeadm: `UsingExternalCA`).
+    pub external_ca: bool,
+}
+
+/// Without the values of the proxy variables, which may hold passwords.
+impl fmt::Debug for HostView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostView")
+            .field("ca_directories", &self.ca_directories)
+            .field("proxy_variables", &names(&self.proxy_variables))
+            .field("external_ca", &self.external_ca)
+            .finish()
+    }
+}
+
+/// Names of environment variables, for a `Debug` that must not show values.
+pub(super) fn names(variables: &[(String, String)]) -> Vec<&str> {
+    variables.iter().map(|(name, _)| name.as_str()).collect()
 }
 
 impl Cluster {

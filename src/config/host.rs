@@ -1,12 +1,15 @@
 //! What the configuration takes from the host: looked at once by [`HostFacts::collect`], decided on by pure functions.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
+
+use super::cluster::names;
 
 /// Directories that are mounted beside `/etc/ssl/certs` where they exist, because its links point there (kubeadm:
 /// `caCertsExtraVolumePaths`).
@@ -19,7 +22,7 @@ const CA_DIRECTORIES: [&str; 5] = [
 ];
 
 /// What the configuration takes from the host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct HostFacts {
     /// Name of the host as the kernel has it.
     pub hostname: String,
@@ -31,6 +34,19 @@ pub struct HostFacts {
     pub ca_directories: Vec<PathBuf>,
     /// The `*_proxy` variables of the environment that are not empty.
     pub proxy_variables: Vec<(String, String)>,
+}
+
+/// Without the values of the proxy variables, which may hold passwords.
+impl fmt::Debug for HostFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostFacts")
+            .field("hostname", &self.hostname)
+            .field("interfaces", &self.interfaces)
+            .field("default_routes", &self.default_routes)
+            .field("ca_directories", &self.ca_directories)
+            .field("proxy_variables", &names(&self.proxy_variables))
+            .finish()
+    }
 }
 
 /// A network interface.
@@ -221,6 +237,7 @@ pub(crate) fn loopback_of(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use super::super::HostView;
     use super::*;
 
     fn interface(name: &str, addresses: &[&str]) -> Interface {
@@ -319,6 +336,16 @@ mod tests {
             [("no_proxy", "10.0.0.0/8"), ("HTTPS_PROXY", "http://p"), ("http_proxy", ""), ("PATH", "/bin")];
         let kept = proxy_variables(environment.map(|(name, value)| (name.to_owned(), value.to_owned())));
         assert_eq!(kept, [("HTTPS_PROXY".into(), "http://p".into()), ("no_proxy".into(), "10.0.0.0/8".into())]);
+    }
+
+    #[test]
+    fn passwords_of_proxies_are_not_shown() {
+        let proxy_variables = vec![("HTTPS_PROXY".to_owned(), "http://user:hidden@proxy".to_owned())];
+        let facts = HostFacts { proxy_variables: proxy_variables.clone(), ..HostFacts::default() };
+        let view = HostView { proxy_variables, ..HostView::default() };
+        for shown in [format!("{facts:?}"), format!("{view:?}")] {
+            assert!(shown.contains("HTTPS_PROXY") && !shown.contains("hidden"), "{shown}");
+        }
     }
 
     #[test]

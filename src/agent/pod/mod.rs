@@ -13,6 +13,7 @@
 mod defaults;
 pub mod identity;
 mod refuse;
+pub(super) use defaults::DEFAULT_GRACE;
 pub(super) use refuse::is_below;
 
 use std::collections::BTreeMap;

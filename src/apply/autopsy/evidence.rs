@@ -48,7 +48,7 @@ pub struct ComponentEvidence {
     pub unhealthy: Option<String>,
     /// Its image, when that is not on this host.
     pub missing_image: Option<String>,
-    /// The last lines (about 40) of its newest container, oldest first.
+    /// The last lines (some 200) of its newest container, oldest first.
     pub log: Vec<String>,
 }
 

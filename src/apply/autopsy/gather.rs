@@ -18,8 +18,9 @@ use crate::release::Component;
 use crate::runtime::{Container, Runtime, RuntimeError, labels};
 use crate::takedown;
 
-/// How much of each component's log is looked at.
-const LOG_LINES: usize = 40;
+/// How much of each component's log is looked at. etcd under an API server that keeps retrying writes some ten lines a
+/// second.
+const LOG_LINES: usize = 200;
 
 /// How long the engine may take to say where its data is.
 const INFO: Duration = Duration::from_secs(2);
