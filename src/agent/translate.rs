@@ -718,4 +718,4 @@ fn expand_or(text: &str, env: &[(String, String)], mut unknown: impl FnMut(&str)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

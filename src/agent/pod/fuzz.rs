@@ -16,8 +16,8 @@ use serde_json::json;
 
 use super::*;
 use crate::agent::projection;
-use crate::agent::translate::{self, Context, LogLimits, Node};
-use crate::runtime::Dns;
+use crate::agent::translate::tests::{bare, node};
+use crate::agent::translate::{self, Context};
 
 /// Ample for an unoptimised build on a busy machine; a loop that does not end is longer.
 const SOON: Duration = Duration::from_secs(30);
@@ -76,32 +76,11 @@ const ODD: [&str; 40] = [
     "!!binary aGk=",
 ];
 
-fn context<'a>(node: &'a Node, empty: &'a BTreeMap<String, PathBuf>, sandbox: Option<&'a str>) -> Context<'a> {
-    Context {
-        agent_id: "agent",
-        node,
-        logs: LogLimits::default(),
-        sandbox,
-        pod_ip: None,
-        volumes: empty,
-        sub_paths: empty,
-        message_file: None,
-        image_user: Some("65534"),
-    }
-}
-
 /// Everything that is computed from a pod before anything is done with it.
-fn translate(pod: &StaticPod) {
-    let node = Node {
-        name: "N".into(),
-        address: [127, 0, 0, 1].into(),
-        memory: 1 << 30,
-        cpus: 2,
-        dns: Dns::default(),
-        may_protect_from_oom: true,
-    };
-    let empty = BTreeMap::new();
-    let context = context(&node, &empty, pod.needs_sandbox().then_some("id"));
+fn compute(pod: &StaticPod) {
+    let (node, empty) = (node(true), BTreeMap::new());
+    let sandbox = pod.needs_sandbox().then_some("id");
+    let context = Context { sandbox, image_user: Some("65534"), ..bare(&node, &empty) };
     let _ = translate::sandbox(pod, "pause", 0, &context);
     for container in pod.all_containers() {
         let _ = translate::sub_paths(pod, container, &context);
@@ -137,7 +116,7 @@ fn examine(text: &str) -> Result<Vec<StaticPod>, PodError> {
         Ok(pods) => {
             for pod in pods {
                 assert!(pod.warnings.iter().all(|warning| is_short_line(warning)), "{:?}", pod.warnings);
-                translate(pod);
+                compute(pod);
                 let value = normalised(pod);
                 for again in [value.to_string(), yaml::to_string(&value).unwrap(), pod.manifest.clone()] {
                     // Depth and size that are just good enough for JSON may be too much for YAML.
@@ -247,6 +226,53 @@ fn small_texts_that_grow_are_given_up_soon() {
         assert!(began.elapsed() < SOON, "{start}: {:?}", began.elapsed());
         assert!(result.is_err() || start.starts_with("apiVersion: v1\nkind: Pod"), "{start}");
     }
+}
+
+/// Every value of `tree` in turn, replaced by `with`.
+fn each_replaced(tree: &Value, with: &Value) -> Vec<Value> {
+    fn places(tree: &Value, at: &str, found: &mut Vec<String>) {
+        let mut below = |key: &str, value: &Value| {
+            let at = format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
+            found.push(at.clone());
+            places(value, &at, found);
+        };
+        match tree {
+            Value::Object(fields) => fields.iter().for_each(|(key, value)| below(key, value)),
+            Value::Array(items) => items.iter().enumerate().for_each(|(index, value)| below(&index.to_string(), value)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    places(tree, "", &mut found);
+    let replaced = |place: &String| {
+        let mut tree = tree.clone();
+        *tree.pointer_mut(place)? = with.clone();
+        Some(tree)
+    };
+    found.iter().filter_map(replaced).collect()
+}
+
+#[test]
+fn each_value_may_be_at_its_limits() {
+    let limits =
+        [json!(i32::MAX), json!(i32::MIN), json!(i64::MAX), json!(i64::MIN), json!(""), json!("$(A)"), json!([])];
+    let mut accepted = 0;
+    for seed in SEEDS {
+        let tree: Value = yaml::manifest(seed.as_bytes()).unwrap();
+        for limit in &limits {
+            accepted += each_replaced(&tree, limit).iter().filter(|tree| examine(&tree.to_string()).is_ok()).count();
+        }
+        let mut all = tree;
+        for container in all["spec"]["containers"].as_array_mut().unwrap() {
+            for probe in ["livenessProbe", "startupProbe"] {
+                for field in ["initialDelaySeconds", "periodSeconds", "timeoutSeconds", "failureThreshold"] {
+                    container[probe][field] = json!(i32::MAX);
+                }
+            }
+        }
+        assert!(examine(&all.to_string()).is_ok(), "{:?}", examine(&all.to_string()));
+    }
+    assert!(accepted > 100, "most of the rules are behind the parser: {accepted}");
 }
 
 /// A change to a text.

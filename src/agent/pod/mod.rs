@@ -388,8 +388,13 @@ impl StaticPod {
             .iter()
             .filter_map(|container| container.startup_probe.as_ref().or(container.liveness_probe.as_ref()))
             .map(|probe| {
-                let whole = probe.initial_delay_seconds.unwrap_or(0)
-                    + probe.period_seconds.unwrap_or(10) * probe.failure_threshold.unwrap_or(3);
+                let [delay, period, failures] = [
+                    probe.initial_delay_seconds.unwrap_or(0),
+                    probe.period_seconds.unwrap_or(10),
+                    probe.failure_threshold.unwrap_or(3),
+                ]
+                .map(i64::from);
+                let whole = delay + period * failures;
                 Duration::from_secs(u64::try_from(whole).unwrap_or(0))
             })
             .max()
