@@ -142,7 +142,7 @@ pub enum PodError {
         /// Its `metadata.name`, if it has one.
         name: Option<String>,
         /// What is wrong with it.
-        reason: Box<PodError>,
+        reason: Box<Self>,
     },
 }
 

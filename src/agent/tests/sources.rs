@@ -86,7 +86,7 @@ async fn a_url_that_is_away_keeps_its_pods_over_a_restart_and_holds_up_no_file()
     host.delete("b");
     web.asked_by(&mut host);
     host.until_running(&["c_web-node_default"]).await;
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     assert_eq!(host.running(), ["c_web-node_default"]);
 
     let text = host.get("/status").await;
@@ -115,7 +115,7 @@ async fn a_pod_of_a_url_is_left_alone_until_the_url_has_answered() {
     web.leaves().await;
     std::fs::remove_dir_all(host.layout().pods()).unwrap();
     web.asked_by(&mut host);
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     assert_eq!(host.running(), ["c_web-node_default"]);
     web.answers("").await;
     host.until("it is removed", |host| host.fake.containers().is_empty()).await;

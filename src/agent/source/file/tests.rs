@@ -312,9 +312,9 @@ fn what_was_lost_to_an_earlier_agent_is_not_brought_back_once_the_directory_was_
 }
 
 /// Longer than any of these tests may take: what is seen earlier was seen by an event.
-const NEVER: Duration = Duration::from_secs(600);
+const NEVER: Duration = Duration::from_mins(10);
 /// For events, which come at once on a machine that has nothing else to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A source in real time, because the events come from the kernel.
 struct Live {
