@@ -76,7 +76,7 @@ pub struct Context<'a> {
     /// The node.
     pub node: &'a Node,
     /// What is kept of the log.
-    pub logs: LogLimits,
+    pub log_limits: LogLimits,
     /// Id of the pod's sandbox, when it has one.
     pub sandbox: Option<&'a str>,
     /// The pod's address; the node's on the host's network.
@@ -225,8 +225,8 @@ pub fn container(
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
-        log_max_size: context.logs.max_size,
-        log_max_files: context.logs.max_files,
+        log_max_size: context.log_limits.max_size,
+        log_max_files: context.log_limits.max_files,
         ..ContainerSpec::default()
     };
     Security::of(pod, container).apply(&mut spec, context)?;
@@ -263,8 +263,8 @@ pub fn sandbox(
         labels: self::labels(pod, SANDBOX, attempt, context),
         resources: Resources { cpu_shares: *CPU_SHARES.start(), ..Resources::default() },
         oom_score_adj: allowed(-998, context.node),
-        log_max_size: context.logs.max_size,
-        log_max_files: context.logs.max_files,
+        log_max_size: context.log_limits.max_size,
+        log_max_files: context.log_limits.max_files,
         ..ContainerSpec::default()
     };
     "shareable".clone_into(&mut spec.ipc);

@@ -149,7 +149,7 @@ fn settle(options: &mut Options, args: &Args, config: KubeletConfig) -> Result<(
     options.http_check_period =
         period(args.http_check_frequency, config.http_check_frequency, options.http_check_period);
     config.apply_back_off(&mut options.timings);
-    options.logs = config.log_limits();
+    options.log_limits = config.log_limits();
     if let Some(path) = &args.config {
         options.notes.extend(config.note(&path.display().to_string()));
     }

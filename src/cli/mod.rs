@@ -18,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
 use crate::error::{Exit, Hint};
+use crate::journal::{Journal, Ledger};
 use crate::layout::Layout;
 use crate::runtime::docker::Docker;
 use crate::ui::{Format, Mode, Printer, Surroundings, Verbosity};
@@ -244,6 +245,11 @@ impl Context {
         let docker = self.environment.get("DOCKER_CONFIG").map_or_else(home, PathBuf::from);
         vec![docker.join("config.json"), PathBuf::from("/var/lib/kubelet/config.json")]
     }
+}
+
+/// What plinth has made on this host.
+fn ledger(journal: &Journal) -> Result<Ledger, Failure> {
+    journal.ledger().map_err(|error| Failure::hinted(error, Exit::Failed))
 }
 
 /// Completes when the user or the service manager wants the command to end.

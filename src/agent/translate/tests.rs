@@ -19,7 +19,7 @@ pub(crate) fn bare<'a>(node: &'a Node, none: &'a BTreeMap<String, PathBuf>) -> C
     Context {
         agent_id: "agent",
         node,
-        logs: LogLimits::default(),
+        log_limits: LogLimits::default(),
         sandbox: None,
         pod_ip: None,
         volumes: none,
