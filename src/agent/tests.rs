@@ -14,6 +14,8 @@ use crate::journal::{Creation, JournalError, Record};
 use crate::runtime::fake::{FakeRuntime, Op, Program};
 use crate::runtime::{ContainerSpec, State};
 
+mod sources;
+
 /// What the agents of a host have recorded as made, and not as gone.
 #[derive(Default)]
 struct Recorded(Mutex<BTreeSet<Creation>>);
@@ -76,9 +78,14 @@ impl Host {
     }
 
     fn start(&mut self) {
+        self.start_with(|_| {});
+    }
+
+    fn start_with(&mut self, change: impl FnOnce(&mut Options)) {
         let mut options = Options::new(self.layout(), "node", "pause:1");
         options.file_check_period = Duration::from_millis(100);
         options.ledger = Arc::clone(&self.ledger);
+        change(&mut options);
         let shutdown = CancellationToken::new();
         let agent = tokio::spawn(run(options, self.fake.clone(), self.clock.clone(), shutdown.clone()));
         self.agent = Some((shutdown, agent));
