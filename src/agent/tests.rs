@@ -1,5 +1,7 @@
 //! The whole agent on the in-memory runtime, with time paused.
 
+mod timing;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,11 +19,17 @@ struct Host {
     clock: Clock,
     fake: FakeRuntime,
     agent: Option<(CancellationToken, JoinHandle<Result<(), AgentError>>)>,
+    tick: Duration,
     _ticker: JoinSet<()>,
 }
 
 impl Host {
     fn new() -> Self {
+        Self::ticking(Duration::from_millis(10))
+    }
+
+    /// One whose clock goes in larger steps, for tests that take many minutes of it.
+    fn ticking(tick: Duration) -> Self {
         let clock = Clock::fixed(jiff::Timestamp::now());
         let fake = FakeRuntime::new(clock.clone());
         for image in ["i:1", "i:2", "pause:1"] {
@@ -33,11 +41,11 @@ impl Host {
         let moving = clock.clone();
         ticker.spawn(async move {
             loop {
-                sleep(Duration::from_millis(10)).await;
-                moving.advance(jiff::SignedDuration::from_millis(10));
+                sleep(tick).await;
+                moving.advance(tick.try_into().unwrap());
             }
         });
-        Self { root, clock, fake, agent: None, _ticker: ticker }
+        Self { root, clock, fake, agent: None, tick, _ticker: ticker }
     }
 
     fn started() -> Self {
@@ -52,7 +60,7 @@ impl Host {
 
     fn start(&mut self) {
         let mut options = Options::new(self.layout(), "node", "pause:1");
-        options.file_check_period = Duration::from_millis(100);
+        options.file_check_period = self.tick * 10;
         let shutdown = CancellationToken::new();
         let agent = tokio::spawn(run(options, self.fake.clone(), self.clock.clone(), shutdown.clone()));
         self.agent = Some((shutdown, agent));
@@ -83,7 +91,7 @@ impl Host {
         let deadline = Instant::now() + Duration::from_mins(15);
         while !condition(self) {
             assert!(Instant::now() < deadline, "{what}: {:#?}\n{:#?}", self.fake.changes(), self.fake.containers());
-            sleep(Duration::from_millis(10)).await;
+            sleep(self.tick).await;
         }
     }
 
