@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::host::{docker, gone};
 use crate::node::{IGNORE, Manifest, OTHER_IMAGE, assert_no_overlap, eventually, node, since};
-use crate::sandbox::note;
+use crate::together::note;
 use crate::web::Web;
 
 fn end_agent(signal: Signal) {

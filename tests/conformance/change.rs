@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::host::eventually;
 use crate::node::{IGNORE, IMAGE, LIMIT, Manifest, OTHER_IMAGE, assert_no_overlap, node};
-use crate::sandbox::note;
+use crate::together::note;
 
 pub(crate) fn check_13_the_old_pod_is_gone_before_the_new_one_is_made() {
     let pod = Manifest::named("c13").own_network();

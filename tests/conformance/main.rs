@@ -23,6 +23,7 @@ mod life;
 mod node;
 mod probes;
 mod sources;
+mod together;
 mod web;
 
 #[path = "../e2e/command.rs"]
@@ -41,7 +42,7 @@ macro_rules! checks {
         $($(#[test]
         #[ignore = "end to end"]
         fn $check() {
-            sandbox::together(stringify!($check), $group::$check, node::account);
+            together::run(stringify!($check), $group::$check, node::account);
         })+)+
     };
     (alone: $($group:ident: $($check:ident)+;)+) => {

@@ -85,9 +85,10 @@ impl Node {
     pub(crate) fn configure(&self, field: &str, value: &str) {
         let _ = &self.history;
         let text = fs::read_to_string(CONFIG.0).unwrap();
-        let others = text.lines().filter(|line| !line.starts_with(&format!("{field}:")));
-        let text: String = others.map(|line| format!("{line}\n")).collect();
-        fs::write(CONFIG.0, format!("{text}{field}: {value}\n")).unwrap();
+        let mut lines: Vec<_> = text.lines().filter(|line| !line.starts_with(&format!("{field}:"))).collect();
+        let line = format!("{field}: {value}\n");
+        lines.push(&line);
+        fs::write(CONFIG.0, lines.join("\n")).unwrap();
     }
 
     /// The agent's process.
@@ -170,9 +171,10 @@ impl Node {
     #[track_caller]
     pub(crate) fn until_ended(&self, pod: &str, container: &str, attempt: u32) -> Life {
         eventually(|| {
-            let mut found = self.lives(pod).into_iter();
-            let ended = |life: &Life| life.container == container && life.attempt == attempt && life.died.is_some();
-            found.find(ended).ok_or_else(|| format!("{container}/{attempt} of {pod} does not end"))
+            let mut lives = self.lives(pod).into_iter();
+            let found =
+                lives.find(|life| life.container == container && life.attempt == attempt && life.died.is_some());
+            found.ok_or_else(|| format!("{container}/{attempt} of {pod} does not end"))
         })
     }
 
@@ -255,13 +257,14 @@ pub(crate) fn assert_no_overlap(lives: &[Life]) {
     }
 }
 
-/// What explains the failure of the check `name`: the pods of its file names are called like it.
+/// What explains the failure of a check: its pods are called as it is numbered, and those of others begin with `x-`.
 pub(crate) fn account(name: &str) -> String {
-    let number: String = name.split('_').nth(1).unwrap_or_default().to_owned();
+    let number = name.strip_prefix("check_").and_then(|rest| rest.get(..2));
+    let pods = number.map_or_else(|| "x-".to_owned(), |number| format!("c{number}"));
     let line = format!(
-        "docker ps --all --no-trunc --format '{{{{.Names}}}} {{{{.Status}}}}' --filter name=_c{number}
-         grep -e c{number} {LOG} | tail -n 40; grep -v '_c[0-9]' {LOG} | tail -n 5
-         plinth status | grep -e c{number}; uptime; true"
+        "docker ps --all --no-trunc --format '{{{{.Names}}}} {{{{.Status}}}}' --filter name=_{pods}
+         echo; grep -e {pods} {LOG} | tail -n 40; echo; tail -n 5 {LOG}
+         echo; plinth status | grep -e {pods}; uptime; true"
     );
     shell(&line).stdout
 }
@@ -314,7 +317,9 @@ impl Manifest {
 
     /// More about the pod's specification: lines of YAML without indentation.
     pub(crate) fn spec(mut self, more: &str) -> Self {
-        self.spec += &more.lines().map(|line| format!("  {line}\n")).collect::<String>();
+        for line in more.lines() {
+            self.spec += &format!("  {line}\n");
+        }
         self
     }
 
