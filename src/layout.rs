@@ -77,11 +77,6 @@ impl Layout {
         self.state().join("pods")
     }
 
-    /// `/var/log/pods`, 0755: links to the containers' logs, where collectors look for them.
-    pub fn pod_logs(&self) -> PathBuf {
-        self.root.join("var/log/pods")
-    }
-
     /// `/run/plinth`, 0700: the agent's socket; empty after a boot.
     pub fn run(&self) -> PathBuf {
         self.root.join("run/plinth")
@@ -95,6 +90,16 @@ impl Layout {
     /// `/var/log/plinth/agent.log`, 0600: the agent's log where systemd does not keep it.
     pub fn agent_log(&self) -> PathBuf {
         self.root.join("var/log/plinth/agent.log")
+    }
+
+    /// `/var/log/pods`, 0755: links to the logs of containers, by pod. The kubelet's path.
+    pub fn pod_logs(&self) -> PathBuf {
+        self.root.join("var/log/pods")
+    }
+
+    /// `/var/log/containers`, 0755: links to those in [`Layout::pod_logs`], flat. The kubelet's path.
+    pub fn container_logs(&self) -> PathBuf {
+        self.root.join("var/log/containers")
     }
 
     /// `/etc/systemd/system/plinth-agent.service`, 0644.

@@ -23,13 +23,18 @@ pub mod client;
 pub mod hook;
 pub mod host;
 pub mod kubelet_config;
+pub mod ledger;
+pub mod logfile;
+pub mod lookup;
 pub mod message;
 pub mod metrics;
 pub mod pod;
+pub mod ports;
 pub mod probe;
 pub mod projection;
 pub mod quantity;
 pub mod report;
+pub mod seccomp;
 pub mod server;
 pub mod source;
 pub mod status;
@@ -51,6 +56,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::board::Board;
+use self::ledger::{Ledger, NoLedger, Writer};
+use self::logfile::LogDirectories;
 use self::metrics::Metrics;
 use self::pod::{PodKey, SourceKind, StaticPod, resolve_order};
 use self::probe::Prober;
@@ -64,36 +71,14 @@ use self::translate::LogLimits;
 use self::worker::{Message, Shared, Wanted, Worker};
 use crate::clock::Clock;
 use crate::fsx::{self, FsError, Lock};
-use crate::journal::{Journal, JournalError, Record};
 use crate::layout::Layout;
+use crate::proc::Proc;
 use crate::runtime::{Container, Event, Runtime, RuntimeError, labels};
 
 /// How long the lock is tried for: others only peek at it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How soon a runtime that is away is asked again, at first and at most.
 const AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-
-/// Where the agent's creations are recorded, so that `reset` finds them.
-pub trait Ledger: Send + Sync + 'static {
-    /// Returns when `records` are durable. What they announce is not made when this fails.
-    fn record(&self, records: &[Record]) -> Result<(), JournalError>;
-}
-
-impl Ledger for Journal {
-    fn record(&self, records: &[Record]) -> Result<(), JournalError> {
-        self.append(records)
-    }
-}
-
-/// A ledger that forgets, for hosts that nobody resets.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoLedger;
-
-impl Ledger for NoLedger {
-    fn record(&self, _: &[Record]) -> Result<(), JournalError> {
-        Ok(())
-    }
-}
 
 /// Settings of an agent.
 #[derive(Clone)]
@@ -119,7 +104,7 @@ pub struct Options {
     /// How often the URL is asked (kubelet: `httpCheckFrequency`, 20 s).
     pub http_check_period: Duration,
     /// What is kept of the containers' logs.
-    pub logs: LogLimits,
+    pub log_limits: LogLimits,
     /// Where links to the logs are made for those that collect them (kubelet: `podLogsDir`); absolute.
     pub pod_logs: PathBuf,
     /// Remarks about these settings, for `/status`.
@@ -143,7 +128,7 @@ impl Options {
             timings: Timings::default(),
             file_check_period: Duration::from_secs(20),
             http_check_period: Duration::from_secs(20),
-            logs: LogLimits::default(),
+            log_limits: LogLimits::default(),
             notes: Vec::new(),
             relist_period: Duration::from_secs(15),
         }
@@ -200,7 +185,7 @@ pub async fn run<R: Runtime>(
     fsx::create_directories(&layout.pods(), 0o750)?;
     let agent_id = agent_id(&layout.agent_id())?;
     let listener = server::bind(&layout.socket())?;
-    let node = host::node(&layout.proc(), &options.node_name, options.node_address);
+    let node = host::node(&layout.proc(), &layout.state(), &options.node_name, options.node_address);
     let runtime = Arc::new(runtime);
     let board = Arc::new(Board::new(Metrics::new(env!("CARGO_PKG_VERSION"))));
     board.set_problem(Some("the container runtime has not answered yet".to_owned()));
@@ -219,10 +204,13 @@ pub async fn run<R: Runtime>(
         agent_id,
         node,
         pods: layout.pods(),
+        proc: Proc::new(layout.proc()),
+        seccomp: layout.below_root(Path::new(seccomp::DIRECTORY)),
         pause_image: options.pause_image.clone(),
-        logs: options.logs,
+        log_limits: options.log_limits,
         booted_at: host::booted_at(&layout.proc()),
-        ledger: Arc::clone(&options.ledger),
+        ledger: Writer::new(Arc::clone(&options.ledger)),
+        logs: LogDirectories { pods: options.pod_logs.clone(), containers: layout.container_logs() },
         board,
     });
     let (publish, published) = mpsc::unbounded_channel();
@@ -458,15 +446,15 @@ impl<R: Runtime> Hub<R> {
         true
     }
 
-    /// Removes directories of pods that neither are wanted nor have containers: what a pod leaves behind whose
-    /// containers went while no agent was there to see it.
+    /// Removes directories and log links of pods that neither are wanted nor have containers: what a pod leaves behind
+    /// whose containers went while no agent was there to see it.
     fn sweep(&self) {
         for uid in volume::present(&self.shared.pods).into_iter().filter(|uid| !self.uids.contains_key(uid)) {
             let known = recall_source(&self.shared.pods, &uid).map_or_else(
                 || SourceKind::ALL.into_iter().all(|source| self.is_complete(source)),
                 |source| self.is_complete(source),
             );
-            if known && let Err(error) = volume::discard(&self.shared.pods, &uid) {
+            if known && let Err(error) = self.shared.discard(&uid) {
                 tracing::warn!(uid, %error, "cannot remove the directory of a pod that is gone");
             }
         }

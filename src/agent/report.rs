@@ -133,7 +133,11 @@ fn seen<'a>(snapshot: &'a Snapshot, pod: &'a StaticPod, spec: &'a Spec, init: bo
     };
     let last = newest.and_then(ended);
     let previous = all.iter().rev().skip(1).find_map(|container| ended(container));
-    let waiting = snapshot.waiting.get(&spec.name);
+    // While the sandbox cannot be had, its reason is that of all of them.
+    let waiting = snapshot.waiting.get(&spec.name).or_else(|| {
+        let runs = newest.is_some_and(is_running);
+        snapshot.waiting.get(SANDBOX).filter(|_| !runs)
+    });
     let health = newest.and_then(|container| snapshot.health.get(&container.id)).cloned().unwrap_or_default();
     let mut summary = ContainerSummary {
         name: spec.name.clone(),

@@ -95,7 +95,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     let docker = match args.docker_host.as_deref() {
         Some(host) => crate::runtime::docker::Docker::connect(Some(host))
             .context("cannot use --docker-host")
-            .map_err(Failure::usage)?,
+            .map_err(Failure::usage)?
+            .with_credentials(context.credentials()),
         None => context.docker()?,
     };
     let stop = CancellationToken::new();
@@ -148,7 +149,7 @@ fn settle(options: &mut Options, args: &Args, config: KubeletConfig) -> Result<(
     options.http_check_period =
         period(args.http_check_frequency, config.http_check_frequency, options.http_check_period);
     config.apply_back_off(&mut options.timings);
-    options.logs = config.log_limits();
+    options.log_limits = config.log_limits();
     if let Some(path) = &args.config {
         options.notes.extend(config.note(&path.display().to_string()));
     }

@@ -8,6 +8,7 @@ mod status;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -17,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
 use crate::error::{Exit, Hint};
+use crate::journal::{Journal, Ledger};
 use crate::layout::Layout;
 use crate::runtime::docker::Docker;
 use crate::ui::{Format, Mode, Printer, Surroundings, Verbosity};
@@ -232,8 +234,22 @@ fn start_logging(cli: &Cli, printer: &Printer, environment: &Environment) {
 impl Context {
     /// The engine that `DOCKER_HOST` names, or the one at Docker's usual socket. Does not connect yet.
     fn docker(&self) -> Result<Docker, Failure> {
-        Docker::connect(self.environment.get("DOCKER_HOST")).context("cannot use DOCKER_HOST").map_err(Failure::usage)
+        let docker = Docker::connect(self.environment.get("DOCKER_HOST"));
+        Ok(docker.context("cannot use DOCKER_HOST").map_err(Failure::usage)?.with_credentials(self.credentials()))
     }
+
+    /// Where credentials of registries are looked for: Docker's own file (a service may have no `HOME`), and the
+    /// kubelet's.
+    fn credentials(&self) -> Vec<PathBuf> {
+        let home = || Path::new(self.environment.get("HOME").unwrap_or("/root")).join(".docker");
+        let docker = self.environment.get("DOCKER_CONFIG").map_or_else(home, PathBuf::from);
+        vec![docker.join("config.json"), PathBuf::from("/var/lib/kubelet/config.json")]
+    }
+}
+
+/// What plinth has made on this host.
+fn ledger(journal: &Journal) -> Result<Ledger, Failure> {
+    journal.ledger().map_err(|error| Failure::hinted(error, Exit::Failed))
 }
 
 /// Completes when the user or the service manager wants the command to end.

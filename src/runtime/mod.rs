@@ -49,6 +49,9 @@ pub enum RuntimeError {
     /// There is no such container (or exec).
     #[error("no such container `{0}`")]
     NoSuchContainer(String),
+    /// That is no image reference.
+    #[error("`{0}` is not an image reference")]
+    InvalidImage(String),
     /// There is no such image on this host.
     #[error("image `{0}` is not present")]
     NoSuchImage(String),
@@ -318,10 +321,6 @@ pub struct ContainerSpec {
     pub hostname: String,
     /// Published ports; only on a container that owns its network namespace.
     pub ports: Vec<PortBinding>,
-    /// Replaces resolv.conf: servers, searches, options.
-    pub dns: Option<Dns>,
-    /// `name:address` lines for the hosts file.
-    pub extra_hosts: Vec<String>,
     /// `uid`, `uid:gid` or a name; `None` for the image's.
     pub user: Option<String>,
     /// Supplemental groups.
@@ -341,6 +340,8 @@ pub struct ContainerSpec {
     /// How long the engine waits between the stop signal and SIGKILL when it stops the container by itself, because
     /// it is going down; whole seconds, `None` for its default. Stops that we ask for say their own.
     pub stop_timeout: Option<Duration>,
+    /// The signal that asks it to end, e.g. `SIGUSR1`; `None` for the image's or SIGTERM.
+    pub stop_signal: Option<String>,
     /// Limits.
     pub resources: Resources,
     /// `oom_score_adj`, -1000 to 1000; `None` leaves it alone.
@@ -371,7 +372,7 @@ pub struct Resources {
 }
 
 /// A mount of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mount {
     /// Absolute path on the host.
     pub source: PathBuf,
@@ -379,8 +380,22 @@ pub struct Mount {
     pub target: String,
     /// Not writable from inside.
     pub read_only: bool,
+    /// The mounts below it, when it is read-only.
+    pub below: Below,
     /// How mounts made later travel.
     pub propagation: Propagation,
+}
+
+/// What a read-only mount means for the mounts below it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Below {
+    /// They are left as they are.
+    #[default]
+    Writable,
+    /// They are read-only where engine and kernel can do that (Docker 25, Linux 5.12).
+    ReadOnlyIfPossible,
+    /// They are read-only, or the container is not made.
+    ReadOnly,
 }
 
 /// How mounts made after the container's start travel between it and the host.
@@ -406,15 +421,4 @@ pub struct PortBinding {
     pub host_ip: Option<IpAddr>,
     /// Port on the host.
     pub host_port: u16,
-}
-
-/// Contents of a resolv.conf.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dns {
-    /// Name servers.
-    pub servers: Vec<String>,
-    /// Search domains.
-    pub searches: Vec<String>,
-    /// Options.
-    pub options: Vec<String>,
 }

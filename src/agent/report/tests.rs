@@ -79,9 +79,11 @@ fn node() -> Node {
     Node {
         name: "node".into(),
         address: "192.0.2.2".parse().unwrap(),
+        storage: 1 << 30,
+        apparmor: false,
         memory: 1,
         cpus: 1,
-        dns: crate::runtime::Dns::default(),
+        dns: crate::agent::host::Dns::default(),
         may_protect_from_oom: true,
     }
 }
