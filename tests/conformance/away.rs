@@ -13,7 +13,8 @@ use crate::node::{IGNORE, Manifest, OTHER_IMAGE, assert_no_overlap, eventually, 
 use crate::together::note;
 use crate::web::Web;
 
-fn end_agent(signal: Signal) {
+/// Sends a signal to the agent, and waits for its end.
+pub(crate) fn end_agent(signal: Signal) {
     let agent = node().agent();
     kill(Pid::from_raw(agent), signal).unwrap();
     gone(agent);

@@ -114,11 +114,24 @@ impl Node {
         serde_json::from_str(&self.get("/status").unwrap().1).unwrap()
     }
 
-    /// A pod as `/pods` shows it, if it does.
+    /// All pods as `/pods` shows them.
+    pub(crate) fn pods(&self) -> Vec<Value> {
+        let mut list: Value = serde_json::from_str(&self.get("/pods").unwrap().1).unwrap();
+        list["items"].as_array_mut().map(std::mem::take).unwrap()
+    }
+
+    /// One of them, if it is there.
     pub(crate) fn pod(&self, name: &str) -> Option<Value> {
-        let list: Value = serde_json::from_str(&self.get("/pods").unwrap().1).unwrap();
         let full = format!("{name}-{NAME}");
-        list["items"].as_array().unwrap().iter().find(|pod| pod["metadata"]["name"] == full.as_str()).cloned()
+        self.pods().into_iter().find(|pod| pod["metadata"]["name"] == full.as_str())
+    }
+
+    /// The agent's containers in the engine, in a format of `docker ps`.
+    pub(crate) fn containers(&self, format: &str) -> Vec<String> {
+        let _ = &self.history;
+        let mut docker = Command::new("docker");
+        docker.args(["ps", "--all", "--no-trunc", "--filter=label=plinth.dev/agent", "--format", format]);
+        command::run(&mut docker, LIMIT).ok().stdout.lines().map(str::to_owned).collect()
     }
 
     /// Why a manifest is not run as it is, if `/status` says so.
