@@ -157,14 +157,14 @@ impl Churn {
 
     fn put(&self, slot: usize) {
         let version = self.wanted[&slot];
-        let image = if version % 2 == 0 { IMAGE } else { OTHER_IMAGE };
-        let medium = if slot % 3 == 0 { "{medium: Memory}" } else { "{}" };
+        let image = if version.is_multiple_of(2) { IMAGE } else { OTHER_IMAGE };
+        let medium = if slot.is_multiple_of(3) { "{medium: Memory}" } else { "{}" };
         let mut pod = Manifest::named(&name(slot))
             .image(image)
             .metadata(&format!("labels: {{version: v{version}}}"))
             .container("volumeMounts: [{name: v, mountPath: /v}]")
             .spec(&format!("volumes: [{{name: v, emptyDir: {medium}}}]"));
-        if slot % 10 == 0 {
+        if slot.is_multiple_of(10) {
             pod = pod.own_network();
         }
         node().put(&format!("{}.yaml", name(slot)), &pod.text());

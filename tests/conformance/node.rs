@@ -16,7 +16,7 @@ use crate::command;
 use crate::history::{History, Life};
 use crate::host::{self, docker, service, shell};
 
-/// Name of the node: a host name may have capitals, a node's has not.
+/// Name of the node: a host's may have capitals, a node's has none.
 pub(crate) const NAME: &str = "node-1";
 
 /// For everything that is to happen some time: the computer may be busy.
@@ -61,6 +61,7 @@ pub(crate) struct Node {
     history: History,
 }
 
+#[allow(clippy::unused_self)] // who asks it knows that it runs
 impl Node {
     fn start() -> Self {
         docker(&format!("tag {IMAGE} {OTHER_IMAGE}"));
@@ -73,7 +74,7 @@ impl Node {
 
     /// Starts the agent, and waits until it knows its engine.
     pub(crate) fn start_agent(&self) {
-        let command = format!("{} agent --config {}", host::binary(), CONFIG.0);
+        let command = format!("{} agent --config {} --hostname-override Node-1", host::binary(), CONFIG.0);
         service(&command, LOG);
         eventually(|| match self.get("/healthz") {
             Ok((200, _)) => Ok(()),
@@ -83,7 +84,6 @@ impl Node {
 
     /// Changes settings for the agents that are started from now on: a field's line, or a new one.
     pub(crate) fn configure(&self, field: &str, value: &str) {
-        let _ = &self.history;
         let text = fs::read_to_string(CONFIG.0).unwrap();
         let mut lines: Vec<_> = text.lines().filter(|line| !line.starts_with(&format!("{field}:"))).collect();
         let line = format!("{field}: {value}\n");
@@ -101,7 +101,6 @@ impl Node {
         let mut stream = UnixStream::connect(SOCKET).map_err(|error| error.to_string())?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut answer = String::new();
-        let _ = &self.history;
         write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n").map_err(|error| error.to_string())?;
         stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
         let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
@@ -128,7 +127,6 @@ impl Node {
 
     /// The agent's containers in the engine, in a format of `docker ps`.
     pub(crate) fn containers(&self, format: &str) -> Vec<String> {
-        let _ = &self.history;
         let mut docker = Command::new("docker");
         docker.args(["ps", "--all", "--no-trunc", "--filter=label=plinth.dev/agent", "--format", format]);
         command::run(&mut docker, LIMIT).ok().stdout.lines().map(str::to_owned).collect()
@@ -145,7 +143,6 @@ impl Node {
 
     /// Where a manifest is.
     pub(crate) fn path(&self, file: &str) -> PathBuf {
-        let _ = &self.history;
         Path::new(MANIFESTS).join(file)
     }
 
@@ -235,16 +232,14 @@ impl Node {
 
     /// Runs a line of shell in a running container, and returns what it writes.
     #[track_caller]
-    pub(crate) fn within(&self, life: &Life, line: &str) -> String {
-        let _ = &self.history;
+    pub(crate) fn within(&self, life: &Life, script: &str) -> String {
         let mut docker = Command::new("docker");
-        docker.args(["exec", &life.id, "sh", "-c", line]);
+        docker.args(["exec", &life.id, "sh", "-c", script]);
         command::run(&mut docker, LIMIT).ok().stdout.trim_end().to_owned()
     }
 
     /// What `docker inspect` says of a container.
     pub(crate) fn inspect(&self, life: &Life) -> Value {
-        let _ = &self.history;
         let mut all: Value = serde_json::from_str(&docker(&format!("inspect {}", life.id))).unwrap();
         all[0].take()
     }
