@@ -182,9 +182,10 @@ pub(super) mod tests {
             let limit = Duration::from_mins(1);
             drop(self.opened.wait_timeout_while(self.shut.lock().unwrap(), limit, |shut| *shut).unwrap());
             self.appends.lock().unwrap().push(records.to_vec());
-            match *self.refuses.lock().unwrap() {
-                true => Err(JournalError::Damaged { path: "/j".into(), line: 1 }),
-                false => Ok(()),
+            if *self.refuses.lock().unwrap() {
+                Err(JournalError::Damaged { path: "/j".into(), line: 1 })
+            } else {
+                Ok(())
             }
         }
     }

@@ -210,6 +210,11 @@ mod tests {
         key: PodKey,
     }
 
+    fn exists(creation: &Creation) -> bool {
+        let (Creation::File { path } | Creation::Directory { path }) = creation else { panic!("{creation:?}") };
+        path.symlink_metadata().is_ok()
+    }
+
     impl Host {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
@@ -228,17 +233,12 @@ mod tests {
         fn update(&self, containers: &[Container]) -> (Vec<String>, Vec<String>) {
             let changes = self.compare(containers);
             let creations = changes.creations();
-            assert!(creations.iter().all(|creation| !self.exists(creation)), "announced before it is made");
+            assert!(creations.iter().all(|creation| !exists(creation)), "announced before it is made");
             let gone = self.directories.perform(&changes).unwrap();
-            assert!(creations.iter().all(|creation| self.exists(creation)));
-            assert!(gone.iter().all(|creation| !self.exists(creation)));
+            assert!(creations.iter().all(exists));
+            assert!(gone.iter().all(|creation| !exists(creation)));
             assert!(self.compare(containers).is_empty(), "what is right is left alone");
             (self.paths(&creations), self.paths(&gone))
-        }
-
-        fn exists(&self, creation: &Creation) -> bool {
-            let (Creation::File { path } | Creation::Directory { path }) = creation else { panic!("{creation:?}") };
-            path.symlink_metadata().is_ok()
         }
 
         fn paths(&self, creations: &[Creation]) -> Vec<String> {
@@ -256,7 +256,7 @@ mod tests {
                     let name = path.strip_prefix(root).unwrap().display();
                     match fs::read_link(&path) {
                         Ok(target) => {
-                            let target = target.strip_prefix(root).map_or_else(|_| target.as_path(), |t| t).display();
+                            let target = target.strip_prefix(root).unwrap_or(&target).display();
                             found.push(format!("{name} -> {target}"));
                         }
                         Err(_) if path.is_dir() => walk(root, &path, found),
@@ -384,7 +384,7 @@ mod tests {
         host.update(&[container("c", 0, ID)]);
         let name = names(&host.directories.containers).next().unwrap();
         assert_eq!(name.len(), 255);
-        assert!(name.ends_with(".log") && format!("{}_ns_c-{ID}", host.key.name).starts_with(&name[..251]));
+        assert!(Some(&format!("{}_ns_c-{ID}", host.key.name)[..251]) == name.strip_suffix(".log"));
         host.directories.discard("u1").unwrap();
         assert_eq!(host.tree(), [] as [&str; 0]);
     }

@@ -15,6 +15,7 @@ use crate::runtime::fake::{FakeRuntime, Op, Program};
 use crate::runtime::{ContainerSpec, State};
 
 mod sources;
+mod timing;
 
 /// What the agents of a host have recorded as made, and not as gone.
 #[derive(Default)]
@@ -42,11 +43,17 @@ struct Host {
     recorded: Arc<Recorded>,
     ledger: Arc<dyn Ledger>,
     agent: Option<(CancellationToken, JoinHandle<Result<(), AgentError>>)>,
+    tick: Duration,
     _ticker: JoinSet<()>,
 }
 
 impl Host {
     fn new() -> Self {
+        Self::ticking(Duration::from_millis(10))
+    }
+
+    /// One whose clock goes in larger steps, for tests that take many minutes of it.
+    fn ticking(tick: Duration) -> Self {
         let clock = Clock::fixed(jiff::Timestamp::now());
         let fake = FakeRuntime::new(clock.clone());
         for image in ["i:1", "i:2", "pause:1"] {
@@ -58,13 +65,13 @@ impl Host {
         let moving = clock.clone();
         ticker.spawn(async move {
             loop {
-                sleep(Duration::from_millis(10)).await;
-                moving.advance(jiff::SignedDuration::from_millis(10));
+                sleep(tick).await;
+                moving.advance(tick.try_into().unwrap());
             }
         });
         let recorded = Arc::new(Recorded::default());
         let ledger = Arc::clone(&recorded) as Arc<dyn Ledger>;
-        Self { root, clock, fake, recorded, ledger, agent: None, _ticker: ticker }
+        Self { root, clock, fake, recorded, ledger, agent: None, tick, _ticker: ticker }
     }
 
     fn started() -> Self {
@@ -83,7 +90,7 @@ impl Host {
 
     fn start_with(&mut self, change: impl FnOnce(&mut Options)) {
         let mut options = Options::new(self.layout(), "node", "pause:1");
-        options.file_check_period = Duration::from_millis(100);
+        options.file_check_period = self.tick * 10;
         options.ledger = Arc::clone(&self.ledger);
         change(&mut options);
         let shutdown = CancellationToken::new();
@@ -116,7 +123,7 @@ impl Host {
         let deadline = Instant::now() + Duration::from_mins(15);
         while !condition(self) {
             assert!(Instant::now() < deadline, "{what}: {:#?}\n{:#?}", self.fake.changes(), self.fake.containers());
-            sleep(Duration::from_millis(10)).await;
+            sleep(self.tick).await;
         }
     }
 

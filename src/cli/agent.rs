@@ -83,7 +83,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
         None => KubeletConfig::default(),
     };
     let node_name = match &args.hostname_override {
-        Some(name) => name.clone(),
+        Some(name) => name.trim().to_lowercase(),
         None => HostFacts::collect([])?.hostname.to_lowercase(),
     };
     let pause = match &args.pod_infra_container_image {

@@ -10,10 +10,11 @@ use nix::unistd::Pid;
 
 use crate::host::{docker, gone};
 use crate::node::{IGNORE, Manifest, OTHER_IMAGE, assert_no_overlap, eventually, node, since};
-use crate::sandbox::note;
+use crate::together::note;
 use crate::web::Web;
 
-fn end_agent(signal: Signal) {
+/// Sends a signal to the agent, and waits for its end.
+pub(crate) fn end_agent(signal: Signal) {
     let agent = node().agent();
     kill(Pid::from_raw(agent), signal).unwrap();
     gone(agent);

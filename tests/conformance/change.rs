@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::host::eventually;
 use crate::node::{IGNORE, IMAGE, LIMIT, Manifest, OTHER_IMAGE, assert_no_overlap, node};
-use crate::sandbox::note;
+use crate::together::note;
 
 pub(crate) fn check_13_the_old_pod_is_gone_before_the_new_one_is_made() {
     let pod = Manifest::named("c13").own_network();
@@ -67,6 +67,10 @@ pub(crate) fn check_16_a_removed_pod_is_stopped_and_leaves_nothing() {
     assert!(sandbox.signals.first().unwrap().0 >= c.end(), "{lives:#?}");
     eventually(LIMIT, || if Path::new(&directory).exists() { Err(directory.clone()) } else { Ok(()) });
     assert!(node().pod("c16").is_none());
+    for (directory, name) in [("/var/log/pods", "_c16-node-1_"), ("/var/log/containers", "c16-node-1_")] {
+        let left = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(left.filter(|entry| entry.contains(name)).collect::<Vec<_>>(), Vec::<String>::new());
+    }
 }
 
 pub(crate) fn check_17_a_file_that_is_renamed_is_another_pod() {

@@ -88,9 +88,9 @@ impl History {
             .spawn()
             .unwrap();
         let lives = Arc::new(Mutex::new(BTreeMap::new()));
-        let (lines, written) = (BufReader::new(events.stdout.take().unwrap()).lines(), Arc::clone(&lives));
+        let (output, written) = (BufReader::new(events.stdout.take().unwrap()), Arc::clone(&lives));
         thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
+            for line in output.lines().map_while(Result::ok) {
                 let event: Value = serde_json::from_str(&line).unwrap();
                 note(&mut written.lock().unwrap_or_else(PoisonError::into_inner), &event);
             }

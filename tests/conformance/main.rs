@@ -16,6 +16,7 @@
 
 mod away;
 mod change;
+mod churn;
 mod history;
 mod host_and_volumes;
 mod identity;
@@ -24,6 +25,7 @@ mod life;
 mod node;
 mod probes;
 mod sources;
+mod together;
 mod web;
 
 #[path = "../e2e/command.rs"]
@@ -42,7 +44,7 @@ macro_rules! checks {
         $($(#[test]
         #[ignore = "end to end"]
         fn $check() {
-            sandbox::together(stringify!($check), $group::$check, node::account);
+            together::run(stringify!($check), $group::$check, node::account);
         })+)+
     };
     (alone: $($group:ident: $($check:ident)+;)+) => {
@@ -119,4 +121,10 @@ checks! {
         extra_an_edit_while_the_agent_is_away_lets_nothing_overlap
         extra_a_directory_that_is_away_keeps_its_pods_and_is_followed_when_it_is_back
         extra_a_url_may_hold_a_list_of_pods;
+}
+
+#[test]
+#[ignore = "end to end"]
+fn churn() {
+    sandbox::run("churn", sandbox::Machine::Alone, churn::sixty_pods_at_random);
 }

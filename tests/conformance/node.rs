@@ -16,7 +16,7 @@ use crate::command;
 use crate::history::{History, Life};
 use crate::host::{self, docker, service, shell};
 
-/// Name of the node: a host name may have capitals, a node's has not.
+/// Name of the node: a host's may have capitals, a node's has none.
 pub(crate) const NAME: &str = "node-1";
 
 /// For everything that is to happen some time: the computer may be busy.
@@ -61,6 +61,7 @@ pub(crate) struct Node {
     history: History,
 }
 
+#[allow(clippy::unused_self)] // who asks it knows that it runs
 impl Node {
     fn start() -> Self {
         docker(&format!("tag {IMAGE} {OTHER_IMAGE}"));
@@ -73,7 +74,7 @@ impl Node {
 
     /// Starts the agent, and waits until it knows its engine.
     pub(crate) fn start_agent(&self) {
-        let command = format!("{} agent --config {}", host::binary(), CONFIG.0);
+        let command = format!("{} agent --config {} --hostname-override Node-1", host::binary(), CONFIG.0);
         service(&command, LOG);
         eventually(|| match self.get("/healthz") {
             Ok((200, _)) => Ok(()),
@@ -83,11 +84,11 @@ impl Node {
 
     /// Changes settings for the agents that are started from now on: a field's line, or a new one.
     pub(crate) fn configure(&self, field: &str, value: &str) {
-        let _ = &self.history;
         let text = fs::read_to_string(CONFIG.0).unwrap();
-        let others = text.lines().filter(|line| !line.starts_with(&format!("{field}:")));
-        let text: String = others.map(|line| format!("{line}\n")).collect();
-        fs::write(CONFIG.0, format!("{text}{field}: {value}\n")).unwrap();
+        let mut lines: Vec<_> = text.lines().filter(|line| !line.starts_with(&format!("{field}:"))).collect();
+        let line = format!("{field}: {value}\n");
+        lines.push(&line);
+        fs::write(CONFIG.0, lines.join("\n")).unwrap();
     }
 
     /// The agent's process.
@@ -100,7 +101,6 @@ impl Node {
         let mut stream = UnixStream::connect(SOCKET).map_err(|error| error.to_string())?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut answer = String::new();
-        let _ = &self.history;
         write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n").map_err(|error| error.to_string())?;
         stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
         let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
@@ -113,11 +113,23 @@ impl Node {
         serde_json::from_str(&self.get("/status").unwrap().1).unwrap()
     }
 
-    /// A pod as `/pods` shows it, if it does.
+    /// All pods as `/pods` shows them.
+    pub(crate) fn pods(&self) -> Vec<Value> {
+        let mut list: Value = serde_json::from_str(&self.get("/pods").unwrap().1).unwrap();
+        list["items"].as_array_mut().map(std::mem::take).unwrap()
+    }
+
+    /// One of them, if it is there.
     pub(crate) fn pod(&self, name: &str) -> Option<Value> {
-        let list: Value = serde_json::from_str(&self.get("/pods").unwrap().1).unwrap();
         let full = format!("{name}-{NAME}");
-        list["items"].as_array().unwrap().iter().find(|pod| pod["metadata"]["name"] == full.as_str()).cloned()
+        self.pods().into_iter().find(|pod| pod["metadata"]["name"] == full.as_str())
+    }
+
+    /// The agent's containers in the engine, in a format of `docker ps`.
+    pub(crate) fn containers(&self, format: &str) -> Vec<String> {
+        let mut docker = Command::new("docker");
+        docker.args(["ps", "--all", "--no-trunc", "--filter=label=plinth.dev/agent", "--format", format]);
+        command::run(&mut docker, LIMIT).ok().stdout.lines().map(str::to_owned).collect()
     }
 
     /// Why a manifest is not run as it is, if `/status` says so.
@@ -131,7 +143,6 @@ impl Node {
 
     /// Where a manifest is.
     pub(crate) fn path(&self, file: &str) -> PathBuf {
-        let _ = &self.history;
         Path::new(MANIFESTS).join(file)
     }
 
@@ -170,9 +181,10 @@ impl Node {
     #[track_caller]
     pub(crate) fn until_ended(&self, pod: &str, container: &str, attempt: u32) -> Life {
         eventually(|| {
-            let mut found = self.lives(pod).into_iter();
-            let ended = |life: &Life| life.container == container && life.attempt == attempt && life.died.is_some();
-            found.find(ended).ok_or_else(|| format!("{container}/{attempt} of {pod} does not end"))
+            let mut lives = self.lives(pod).into_iter();
+            let found =
+                lives.find(|life| life.container == container && life.attempt == attempt && life.died.is_some());
+            found.ok_or_else(|| format!("{container}/{attempt} of {pod} does not end"))
         })
     }
 
@@ -220,16 +232,14 @@ impl Node {
 
     /// Runs a line of shell in a running container, and returns what it writes.
     #[track_caller]
-    pub(crate) fn within(&self, life: &Life, line: &str) -> String {
-        let _ = &self.history;
+    pub(crate) fn within(&self, life: &Life, script: &str) -> String {
         let mut docker = Command::new("docker");
-        docker.args(["exec", &life.id, "sh", "-c", line]);
+        docker.args(["exec", &life.id, "sh", "-c", script]);
         command::run(&mut docker, LIMIT).ok().stdout.trim_end().to_owned()
     }
 
     /// What `docker inspect` says of a container.
     pub(crate) fn inspect(&self, life: &Life) -> Value {
-        let _ = &self.history;
         let mut all: Value = serde_json::from_str(&docker(&format!("inspect {}", life.id))).unwrap();
         all[0].take()
     }
@@ -255,13 +265,14 @@ pub(crate) fn assert_no_overlap(lives: &[Life]) {
     }
 }
 
-/// What explains the failure of the check `name`: the pods of its file names are called like it.
+/// What explains the failure of a check: its pods are called as it is numbered, and those of others begin with `x-`.
 pub(crate) fn account(name: &str) -> String {
-    let number: String = name.split('_').nth(1).unwrap_or_default().to_owned();
+    let number = name.strip_prefix("check_").and_then(|rest| rest.get(..2));
+    let pods = number.map_or_else(|| "x-".to_owned(), |number| format!("c{number}"));
     let line = format!(
-        "docker ps --all --no-trunc --format '{{{{.Names}}}} {{{{.Status}}}}' --filter name=_c{number}
-         grep -e c{number} {LOG} | tail -n 40; grep -v '_c[0-9]' {LOG} | tail -n 5
-         plinth status | grep -e c{number}; uptime; true"
+        "docker ps --all --no-trunc --format '{{{{.Names}}}} {{{{.Status}}}}' --filter name=_{pods}
+         echo; grep -e {pods} {LOG} | tail -n 40; echo; tail -n 5 {LOG}
+         echo; plinth status | grep -e {pods}; uptime; true"
     );
     shell(&line).stdout
 }
@@ -314,7 +325,9 @@ impl Manifest {
 
     /// More about the pod's specification: lines of YAML without indentation.
     pub(crate) fn spec(mut self, more: &str) -> Self {
-        self.spec += &more.lines().map(|line| format!("  {line}\n")).collect::<String>();
+        for line in more.lines() {
+            self.spec += &format!("  {line}\n");
+        }
         self
     }
 

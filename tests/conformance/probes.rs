@@ -19,7 +19,9 @@ fn until_ready(pod: &str, ready: bool) {
 }
 
 fn http(kind: &str, scheme: &str, port: u16, more: &str) -> String {
-    format!("{kind}: {{httpGet: {{host: 127.0.0.1, port: {port}, scheme: {scheme}}}, periodSeconds: 1{more}}}")
+    // Only what the server answers counts, not how long this busy computer takes.
+    let asks = format!("httpGet: {{host: 127.0.0.1, port: {port}, scheme: {scheme}}}, timeoutSeconds: 30");
+    format!("{kind}: {{{asks}, periodSeconds: 1{more}}}")
 }
 
 pub(crate) fn check_31_liveness_restarts_and_readiness_does_not() {
@@ -27,7 +29,7 @@ pub(crate) fn check_31_liveness_restarts_and_readiness_does_not() {
     let asked = Arc::clone(&healthy);
     let web = Web::http(move |_| if asked.load(Ordering::SeqCst) { "200 OK" } else { "500 Broken" }.to_owned());
     node().put("c31.yaml", &Manifest::named("c31").container(&http("livenessProbe", "HTTP", web.port, "")).text());
-    let ready = "readinessProbe: {exec: {command: [test, -e, /tmp/ready]}, periodSeconds: 1, failureThreshold: 1}";
+    let ready = "readinessProbe: {exec: {command: [test, -e, /tmp/ready]}, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 1}";
     node().put("c31-ready.yaml", &Manifest::named("c31-ready").container(ready).text());
 
     let unready = node().until_runs("c31-ready", "c", |_| true);
@@ -67,9 +69,11 @@ pub(crate) fn check_32_a_probe_may_have_its_own_grace() {
 
 pub(crate) fn check_33_a_start_up_probe_holds_back_the_others() {
     let count = |file: &str, more: &str| format!("exec: {{command: [sh, -c, 'echo x >>/tmp/{file}{more}']}}");
-    let start =
-        format!("startupProbe: {{{}, periodSeconds: 1, failureThreshold: 99}}", count("start", "; test -e /tmp/go"));
-    let live = format!("livenessProbe: {{{}, periodSeconds: 1}}", count("live", ""));
+    let start = format!(
+        "startupProbe: {{{}, periodSeconds: 1, failureThreshold: 99, timeoutSeconds: 30}}",
+        count("start", "; test -e /tmp/go")
+    );
+    let live = format!("livenessProbe: {{{}, periodSeconds: 1, timeoutSeconds: 30}}", count("live", ""));
     node().put("c33.yaml", &Manifest::named("c33").container(&start).container(&live).text());
     let never = "startupProbe: {exec: {command: ['false']}, periodSeconds: 1, failureThreshold: 3}";
     node().put("c33-never.yaml", &Manifest::named("c33-never").container(never).container(&live).text());

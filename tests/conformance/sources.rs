@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::time::Duration;
 
-use crate::node::{IMAGE, Manifest, OTHER_IMAGE, STAY, node, one, pass};
+use crate::node::{IMAGE, Manifest, OTHER_IMAGE, STAY, eventually, node, one, pass};
 
 pub(crate) fn check_01_a_valid_manifest_runs() {
     node().put("c01.yaml", &Manifest::named("c01").own_network().text());
@@ -14,6 +14,13 @@ pub(crate) fn check_01_a_valid_manifest_runs() {
     assert_eq!(c.name, format!("k8s_c_c01-node-1_default_{}_0", c.uid));
     assert_eq!(sandbox.name, format!("k8s_POD_c01-node-1_default_{}_0", c.uid));
     assert!(c.uid.len() == 32 && c.uid.bytes().all(|byte| byte.is_ascii_hexdigit()), "{}", c.uid);
+    // Where collectors of logs look.
+    for path in [
+        format!("/var/log/pods/default_c01-node-1_{}/c/0.log", c.uid),
+        format!("/var/log/containers/c01-node-1_default_c-{}.log", c.id),
+    ] {
+        eventually(|| fs::metadata(&path).map(drop).map_err(|error| format!("{path}: {error}")));
+    }
 }
 
 pub(crate) fn check_02_json_without_an_extension_runs() {

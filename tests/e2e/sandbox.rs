@@ -2,13 +2,12 @@
 //!
 //! The test re-executes itself below `scripts/sandbox.sh`; there the body runs as plain code that owns the host.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Condvar, Mutex, Once, OnceLock, mpsc};
+use std::sync::{Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,16 +17,7 @@ use nix::unistd::{Pid, Uid};
 use crate::host;
 
 /// Names the test whose body is to run, inside a sandbox.
-const INSIDE: &str = "PLINTH_E2E_INSIDE";
-
-/// What [`INSIDE`] says where many bodies run beside each other.
-const TOGETHER: &str = "together";
-
-/// Where those bodies leave what became of them, a file for each.
-const RESULTS: &str = "PLINTH_E2E_RESULTS";
-
-/// How many of them run at a time: they wait most of the time.
-const BESIDE: usize = 16;
+pub(crate) const INSIDE: &str = "PLINTH_E2E_INSIDE";
 
 /// A body that takes longer hangs.
 const LIMIT: Duration = Duration::from_mins(10);
@@ -36,7 +26,7 @@ const LIMIT: Duration = Duration::from_mins(10);
 const AROUND: Duration = Duration::from_secs(90);
 
 /// Lines with this prefix are shown also when the test succeeds.
-const NOTE: &str = "e2e: ";
+pub(crate) const NOTE: &str = "e2e: ";
 
 /// What else may happen on this computer meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +41,10 @@ pub(crate) enum Machine {
 pub(crate) fn run(name: &str, machine: Machine, body: fn()) {
     if let Ok(inside) = std::env::var(INSIDE) {
         // Sandboxes are not nested.
-        return if inside == name {
-            within(body)
-        };
+        if inside == name {
+            within(body);
+        }
+        return;
     }
     if skipped(name) {
         return;
@@ -69,88 +60,13 @@ pub(crate) fn run(name: &str, machine: Machine, body: fn()) {
     tell(&format!("{NOTE}{name}: passed in {took:.1} s\n"));
 }
 
-/// Runs `body`, as the test `name`, on one machine together with all others that are run in this way and that the
-/// arguments of this program choose. If it fails, `account` tells about it.
-///
-/// The first one to come runs them all, and each finds its own result.
-pub(crate) fn together(name: &str, body: fn(), account: fn(&str) -> String) {
-    if let Ok(inside) = std::env::var(INSIDE) {
-        return if inside == TOGETHER {
-            among_others(name, body, account)
-        };
-    }
-    if skipped(name) {
-        return;
-    }
-    let (results, output) = ALL.get_or_init(|| {
-        let _turn = Turn::take(Machine::Shared);
-        let results = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let threads = format!("--test-threads={BESIDE}");
-        let given: Vec<_> = std::env::args().skip(1).collect();
-        let mut arguments = vec![threads.as_str()];
-        // The number of threads is ours, as one argument or as two.
-        let mut given = given.iter().map(String::as_str);
-        while let Some(argument) = given.next() {
-            match argument {
-                "--test-threads" => drop(given.next()),
-                "--nocapture" => {}
-                other if other.starts_with("--test-threads=") => {}
-                other => arguments.push(other),
-            }
-        }
-        let begin = Instant::now();
-        let (status, output) = enter(TOGETHER, &arguments, &[(RESULTS, results.path())]);
-        tell(&format!("{NOTE}{TOGETHER}: {status} after {:.1} s\n", begin.elapsed().as_secs_f64()));
-        (results, output)
-    });
-    let result = std::fs::read_to_string(results.path().join(name));
-    let result = result.unwrap_or_else(|_| panic!("{name} has not ended:\n{output}"));
-    for line in result.lines().filter_map(|line| line.strip_prefix(NOTE)) {
-        tell(&format!("{NOTE}{name}: {line}\n"));
-    }
-    let problem = result.strip_prefix(FAILED);
-    assert!(problem.is_none(), "{}", problem.unwrap_or_default());
-}
-
-/// Where the results of those that ran together are, and what their program wrote.
-static ALL: OnceLock<(tempfile::TempDir, String)> = OnceLock::new();
-
-/// The first word about a body that failed.
-const FAILED: &str = "failed: ";
-
-thread_local! {
-    /// What this thread's body has told.
-    static TOLD: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
-/// Makes the machine theirs.
-static SET_UP: Once = Once::new();
-
-fn among_others(name: &str, body: fn(), account: fn(&str) -> String) {
-    SET_UP.call_once(|| {
-        host::install_plinth();
-        panic::set_hook(Box::new(|info| TOLD.with_borrow_mut(|told| *told += &format!("{FAILED}{info}"))));
-    });
-    TOLD.with_borrow_mut(String::clear);
-    let result = panic::catch_unwind(body);
-    let mut told = TOLD.take();
-    if result.is_err() {
-        // Notes go after the problem.
-        let problem = told.find(FAILED).unwrap_or_default();
-        let notes = told.drain(..problem).collect::<String>();
-        told = format!("{told}\n{notes}{}", panic::catch_unwind(|| account(name)).unwrap_or_default());
-    }
-    std::fs::write(Path::new(&std::env::var_os(RESULTS).unwrap()).join(name), told).unwrap();
-    assert!(result.is_ok(), "{name}");
-}
-
 /// A figure worth showing.
 pub(crate) fn note(text: &str) {
     println!("{NOTE}{text}");
-    TOLD.with_borrow_mut(|told| *told += &format!("{NOTE}{text}\n"));
 }
 
-fn skipped(name: &str) -> bool {
+/// Whether the test `name` cannot run here, which is then told.
+pub(crate) fn skipped(name: &str) -> bool {
     let Err(reason) = possible() else { return false };
     assert!(std::env::var_os("PLINTH_REQUIRE_DOCKER").is_none_or(|value| value != "1"), "{reason}");
     tell(&format!("{NOTE}{name}: SKIPPED: {reason}\n"));
@@ -169,11 +85,12 @@ fn possible() -> Result<(), String> {
 }
 
 /// To stderr even where the test harness captures what tests print: nobody should take skipped for passed.
-fn tell(text: &str) {
+pub(crate) fn tell(text: &str) {
     std::io::stderr().write_all(text.as_bytes()).unwrap();
 }
 
-fn enter(name: &str, arguments: &[&str], variables: &[(&str, &Path)]) -> (ExitStatus, String) {
+/// Runs this program with `arguments` on a machine of its own, with `name` as [`INSIDE`]; its status and its output.
+pub(crate) fn enter(name: &str, arguments: &[&str], variables: &[(&str, &Path)]) -> (ExitStatus, String) {
     let log = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let output: File = log.reopen().unwrap();
     let mut child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sandbox.sh"))

@@ -325,10 +325,12 @@ mod tests {
 
     #[test]
     fn the_default_container_is_kubectls() {
+        type Row<'a> = (&'a str, Option<&'a str>, Result<(&'a str, Option<&'a str>), &'a str>);
+
         let containers = ["a", "b", "i"].map(|name| container(name, 0, RUNNING)).to_vec();
         let annotated =
             |name: &str| TWO.replace("uid: u1", &format!("uid: u1, annotations: {{{DEFAULT_CONTAINER}: {name}}}"));
-        let table: [(&str, Option<&str>, Result<(&str, Option<&str>), &str>); 8] = [
+        let table: [Row<'_>; 8] = [
             ("{metadata: {uid: u1}, spec: {containers: [{name: a}]}}", None, Ok(("a0", None))),
             (TWO, None, Ok(("a0", Some("Defaulted container \"a\" out of: a, b, i (init)")))),
             (TWO, Some("b"), Ok(("b0", None))),

@@ -40,8 +40,10 @@ fn names(published: &Published) -> Vec<&str> {
 /// Each row: an answer, the pods afterwards, and how the problem begins.
 #[test]
 fn an_answer_replaces_everything_or_nothing() {
+    type Row<'a> = (&'a str, Result<Vec<u8>, String>, &'a [&'a str], &'a str);
+
     let ok = |text: &str| Ok(text.as_bytes().to_vec());
-    let rows: &[(&str, Result<Vec<u8>, String>, &[&str], &str)] = &[
+    let rows: &[Row<'_>] = &[
         ("silence at first", Err("does not answer".into()), &[], "does not answer"),
         ("a pod", ok(&manifest("a")), &["a-n"], ""),
         ("silence", Err("does not answer".into()), &["a-n"], "does not answer; its pods go on"),
