@@ -16,6 +16,11 @@ use super::step::{GRACE_LABEL, SANDBOX, SIDECAR_LABEL};
 use super::{lookup, message, projection, quantity};
 use crate::runtime::{Below, ContainerSpec, Mount, PortBinding, Propagation, Resources, labels};
 
+/// Longest argument or variable that Linux takes, bytes (`MAX_ARG_STRLEN`). Nothing is expanded beyond it.
+const LONGEST_TEXT: usize = 128 << 10;
+/// Most arguments and variables that Linux takes together, bytes (`_STK_LIM / 4 * 3`).
+const LONGEST_ENVIRONMENT: usize = 6 << 20;
+
 /// Rotation of a container's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLimits {
@@ -96,6 +101,9 @@ pub enum TranslateError {
     /// `runAsNonRoot`, but it would be root.
     #[error("runAsNonRoot is set, but the container would run as {0}")]
     Root(String),
+    /// With this variable the environment is longer than any program can be given.
+    #[error("with env `{0}` the environment is longer than the 6 MiB that Linux takes")]
+    Environment(String),
     /// `runAsGroup` without a user.
     #[error("runAsGroup is set without runAsUser")]
     GroupWithoutUser,
@@ -589,6 +597,7 @@ type Environment = Vec<(String, String)>;
 
 fn environment(pod: &StaticPod, container: &Container, context: &Context<'_>) -> Result<Environment, TranslateError> {
     let mut env = Environment::new();
+    let mut total = 0;
     for variable in container.env.iter().flatten() {
         let value = match (&variable.value, &variable.value_from) {
             (_, Some(from)) => {
@@ -597,6 +606,10 @@ fn environment(pod: &StaticPod, container: &Container, context: &Context<'_>) ->
             }
             (value, None) => expand(value.as_deref().unwrap_or_default(), &env),
         };
+        total += variable.name.len() + value.len();
+        if total > LONGEST_ENVIRONMENT {
+            return Err(TranslateError::Environment(variable.name.clone()));
+        }
         match env.iter_mut().find(|(name, _)| *name == variable.name) {
             Some((_, present)) => *present = value,
             None => env.push((variable.name.clone(), value)),
@@ -675,7 +688,10 @@ pub(super) fn expand(text: &str, env: &[(String, String)]) -> String {
 fn expand_or(text: &str, env: &[(String, String)], mut unknown: impl FnMut(&str)) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find('$') {
+    // A few variables that name each other several times come to any length.
+    while expanded.len() < LONGEST_TEXT
+        && let Some(at) = rest.find('$')
+    {
         expanded.push_str(&rest[..at]);
         let tail = &rest[at + 1..];
         if let Some(after) = tail.strip_prefix('$') {
@@ -699,4 +715,4 @@ fn expand_or(text: &str, env: &[(String, String)], mut unknown: impl FnMut(&str)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout};
 
 use self::failure::Failure;
 use super::{
-    Below, Container, ContainerSpec, Event, ExecOutput, Image, PullProgress, Result, Runtime, RuntimeError,
+    Below, Container, ContainerSpec, Event, ExecOutput, Image, LogQuery, PullProgress, Result, Runtime, RuntimeError,
     RuntimeInfo, labels,
 };
 use crate::clock::Clock;
@@ -331,6 +331,31 @@ impl Runtime for Docker {
             Err(failure) if failure.is_not_found() => Err(RuntimeError::NoSuchContainer(id.to_owned())),
             Err(failure) => Err(failure.of(format!("read the log of container `{id}`"))),
         }
+    }
+
+    fn read_log(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<Vec<u8>>> {
+        let since = query.since.map_or(0, |since| i32::try_from(since.as_second()).unwrap_or(i32::MAX));
+        let options = LogsOptionsBuilder::new()
+            .stdout(true)
+            .stderr(true)
+            .tail(&query.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string()))
+            .since(since)
+            .timestamps(query.timestamps)
+            .follow(query.follow)
+            .build();
+        let (docker, id) = (self.clone(), id.to_owned());
+        let parts = async move {
+            // Bounds the time to the first answer alone.
+            let client = docker.client().await?.clone().with_timeout(LOOK);
+            let parts = client.logs(&id, Some(options));
+            Ok(parts.map_ok(|part| part.into_bytes().to_vec()).map_err(move |error| {
+                match Failure::new(&docker.host, &error) {
+                    failure if failure.is_not_found() => RuntimeError::NoSuchContainer(id.clone()),
+                    failure => failure.of(format!("read the log of container `{id}`")),
+                }
+            }))
+        };
+        until_error(stream::once(parts).try_flatten().boxed())
     }
 
     fn events(&self, agent: &str) -> BoxStream<'static, Result<Event>> {

@@ -1,7 +1,7 @@
 use super::super::pod::tests::pod;
 use super::*;
 
-fn node(may_protect_from_oom: bool) -> Node {
+pub(crate) fn node(may_protect_from_oom: bool) -> Node {
     Node {
         name: "Node-1".into(),
         address: "192.0.2.2".parse().unwrap(),
@@ -15,7 +15,7 @@ fn node(may_protect_from_oom: bool) -> Node {
 }
 
 /// Nothing but the node.
-fn bare<'a>(node: &'a Node, paths: &'a BTreeMap<String, PathBuf>) -> Context<'a> {
+pub(crate) fn bare<'a>(node: &'a Node, paths: &'a BTreeMap<String, PathBuf>) -> Context<'a> {
     Context {
         agent_id: "agent",
         node,
