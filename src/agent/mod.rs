@@ -580,6 +580,7 @@ impl<R: Runtime> Hub<R> {
                     .to_owned(),
             );
         }
+        warnings.extend(ports::rivals(pods.values().map(AsRef::as_ref)));
         warnings
     }
 }

@@ -86,6 +86,22 @@ pub fn conflict(pod: &StaticPod, snapshots: &[Snapshot], proc: &Proc) -> Option<
     Some(format!("{port} is held by {holder}; the pod starts when it is free"))
 }
 
+/// Ports that two pods want, one of them on the host's network: nobody asks before its process listens, and whoever
+/// comes second fails by itself.
+pub fn rivals<'a>(pods: impl IntoIterator<Item = &'a StaticPod>) -> Vec<String> {
+    let wanted: Vec<_> = pods.into_iter().map(|pod| (pod, of(pod))).collect();
+    let mut found = Vec::new();
+    for (index, (pod, ports)) in wanted.iter().enumerate() {
+        for (other, others) in
+            wanted[index + 1..].iter().filter(|(other, _)| pod.host_network() || other.host_network())
+        {
+            let both = ports.iter().find(|port| others.iter().any(|other| other.overlaps(port)));
+            found.extend(both.map(|port| format!("{port} is wanted by {} and {}", pod.key, other.key)));
+        }
+    }
+    found
+}
+
 /// A pod that runs and has asked for `port`.
 fn holding_pod<'a>(own: &PodKey, port: &HostPort, snapshots: &'a [Snapshot]) -> Option<&'a PodKey> {
     let holds = |snapshot: &&Snapshot| {
@@ -155,6 +171,24 @@ mod tests {
         let at = |ip: &str| port(&format!("{{containerPort: 80, hostPort: 8080, hostIP: {ip}}}"));
         assert!(!at("192.0.2.2").overlaps(&at("192.0.2.3")) && at("192.0.2.2").overlaps(&at("0.0.0.0")));
         assert!(of(&wants("a", "{containerPort: 80}, {containerPort: 81, hostPort: 0}")).is_empty());
+    }
+
+    #[test]
+    fn rivals_on_the_hosts_network_are_told() {
+        let on_host = |name: &str| {
+            let port = "ports: [{containerPort: 80}]";
+            pod(&format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  hostNetwork: true\n  containers: [{{name: c, image: i, {port}}}]\n"
+            ))
+        };
+        let (bridge, other) = ("{containerPort: 8080, hostPort: 80}", "{containerPort: 80, hostPort: 81}");
+        let told = |pods: &[StaticPod]| rivals(pods);
+        assert_eq!(
+            told(&[on_host("a"), on_host("b"), wants("c", other)]),
+            ["hostPort 80/TCP is wanted by default/a-node-1 and default/b-node-1"]
+        );
+        assert_eq!(told(&[wants("c", bridge), on_host("a")]).len(), 1);
+        assert_eq!(told(&[wants("c", bridge), wants("d", bridge)]), Vec::<String>::new(), "the second one waits");
     }
 
     #[test]
