@@ -10,6 +10,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MntFlags, umount2};
+
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} `{}`", path.display())]
@@ -229,6 +231,39 @@ pub fn empty_directory(path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where something is mounted below `directory`, the innermost first.
+pub fn mounts_below(directory: &Path) -> Result<Vec<PathBuf>> {
+    // The kernel knows mounts by paths without links.
+    let directory = match fs::canonicalize(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        canonical => canonical.map_err(FsError::of("resolve", directory))?,
+    };
+    Ok(mount_points(&read_to_string(Path::new("/proc/self/mountinfo"))?, &directory))
+}
+
+fn mount_points(mountinfo: &str, directory: &Path) -> Vec<PathBuf> {
+    let mut points: Vec<_> = mountinfo
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|point| PathBuf::from(unescape(point)))
+        .filter(|point| point.starts_with(directory) && point != directory)
+        .collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    points
+}
+
+/// mountinfo writes space, tab, line feed and backslash as octal escapes (proc(5)).
+fn unescape(text: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .into_iter()
+        .fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
+}
+
+/// Detaches the mount at `point`; a busy one goes when its last user does.
+pub fn unmount(point: &Path) -> Result<()> {
+    umount2(point, MntFlags::MNT_DETACH).map_err(|error| FsError::of("unmount", point)(error.into()))
 }
 
 /// Whether `path` is a directory with nothing in it.
@@ -465,6 +500,20 @@ mod tests {
         fs::write(&path, "4194304 and more than fits\n").unwrap();
         let _lock = Lock::try_take(&path).unwrap().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap().trim(), std::process::id().to_string());
+    }
+
+    #[test]
+    fn mounts_are_found_below_a_directory_innermost_first() {
+        let mountinfo = "22 1 0:20 / / rw - overlay o rw\n\
+                         30 22 0:30 / /p rw - tmpfs t rw\n\
+                         31 30 0:31 / /p/a/v rw shared:1 - tmpfs t rw\n\
+                         32 31 0:32 / /p/a/v/in\\040it\\134x rw - nfs n rw\n\
+                         33 30 0:33 / /p/ab rw - tmpfs t rw\n\
+                         34 31 0:34 / /p/a/v rw - tmpfs over-it rw\n";
+        let found = |directory: &str| mount_points(mountinfo, Path::new(directory));
+        assert_eq!(found("/p/a"), ["/p/a/v/in it\\x", "/p/a/v", "/p/a/v"].map(PathBuf::from));
+        assert_eq!(found("/p/ab"), [] as [PathBuf; 0]);
+        assert_eq!(found("/p").len(), 4);
     }
 
     #[test]

@@ -106,27 +106,31 @@ impl Writer {
     }
 
     fn work(&self) {
-        /// Lets the next call begin a new thread, however this one ends.
+        /// Should the ledger panic, lets the next call begin a new thread, and tells those who wait.
         struct AtWork<'a>(&'a Writer);
         impl Drop for AtWork<'_> {
             fn drop(&mut self) {
-                self.0.queue().at_work = false;
+                if std::thread::panicking() {
+                    let mut queue = self.0.queue();
+                    queue.at_work = false;
+                    queue.waiting.clear();
+                }
             }
         }
-        let at_work = AtWork(self);
         loop {
             let entries = {
                 let mut queue = self.queue();
-                if queue.waiting.is_empty() {
-                    // Under the same lock, or a call in between would find nobody who serves it.
-                    queue.at_work = false;
-                    std::mem::forget(at_work);
+                // Under one lock, or a call in between would find nobody who serves it.
+                queue.at_work = !queue.waiting.is_empty();
+                if !queue.at_work {
                     return;
                 }
                 std::mem::take(&mut queue.waiting)
             };
             let (records, waiting): (Vec<_>, Vec<_>) =
                 entries.into_iter().map(|entry| (entry.records, entry.done)).unzip();
+            // Goes before those who wait are told by a channel that closes.
+            let _at_work = AtWork(self);
             let result = self.ledger.record(&records.concat()).map_err(|error| LedgerError::Refused(Arc::new(error)));
             for done in waiting {
                 // Whoever does not wait any more does not care.

@@ -296,8 +296,8 @@ mod tests {
                 format!("var/log/pods/ns_web-node_u1/c/2.log -> /docker/{ID}-json.log"),
             ]
         );
-        let mode = fs::metadata(host.root.path().join("var/log/pods/ns_web-node_u1/c")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o7777, 0o755);
+        let meta = fs::metadata(host.root.path().join("var/log/pods/ns_web-node_u1/c")).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o7777, 0o755);
     }
 
     #[test]

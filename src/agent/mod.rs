@@ -245,7 +245,7 @@ pub async fn run<R: Runtime>(
         () = shutdown.cancelled() => Ok(()),
         error = sources.ended() => Err(error),
         // Not while `publish` is there; a source that ends says more.
-        () = hub.run(published) => Err(AgentError::Source { location: known, reason: None }),
+        () = Box::pin(hub.run(published)) => Err(AgentError::Source { location: known, reason: None }),
         ended = server::serve(listener, door) => ended.map_err(AgentError::Server),
     };
     fsx::remove_file(&options.layout.socket())?;

@@ -325,6 +325,10 @@ fn message(
         ("waiting", "CrashLoopBackOff", Some(end)) => {
             format!("{}{}", history(end), again.replace("tried again", "restarts"))
         }
+        ("waiting", "CrashLoopBackOff", None) if failed_start(seen.newest).is_some() => {
+            let why = failed_start(seen.newest).unwrap_or_default();
+            format!("{name} cannot be started: {why}{again}")
+        }
         ("waiting", "ErrImageNeverPull", _) => {
             format!(
                 "image {} is not present, and imagePullPolicy is Never: bring the image to this host",
@@ -349,6 +353,14 @@ fn message(
         _ => format!("{name} runs; its readiness probe has not answered yet"),
     })
     .map(|message| with_remarks(&message, &pod.warnings, &snapshot.remarks))
+}
+
+/// What the engine said when it could not start a container.
+fn failed_start(container: Option<&Container>) -> Option<&str> {
+    match container.map(|container| &container.state) {
+        Some(State::Created { error }) => error.as_deref(),
+        _ => None,
+    }
 }
 
 fn with_remarks(message: &str, warnings: &[String], remarks: &[String]) -> String {

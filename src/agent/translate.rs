@@ -16,6 +16,11 @@ use super::step::{GRACE_LABEL, SANDBOX, SIDECAR_LABEL};
 use super::{lookup, message, projection, quantity};
 use crate::runtime::{Below, ContainerSpec, Mount, PortBinding, Propagation, Resources, labels};
 
+/// Longest argument or variable that Linux takes, bytes (`MAX_ARG_STRLEN`). Nothing is expanded beyond it.
+const LONGEST_TEXT: usize = 128 << 10;
+/// Most arguments and variables that Linux takes together, bytes (`_STK_LIM / 4 * 3`).
+const LONGEST_ENVIRONMENT: usize = 6 << 20;
+
 /// Rotation of a container's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLimits {
@@ -36,7 +41,7 @@ const CPU_PERIOD: i64 = 100_000;
 const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Bytes of memory that the kubelet keeps from its pods (`evictionHard`, `memory.available<100Mi`).
 const KEPT_MEMORY: u64 = 100 << 20;
-/// Annotation with a container's AppArmor profile, before there was a field for it; the container's name follows.
+/// Annotation with a container's `AppArmor` profile, before there was a field for it; the container's name follows.
 pub const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 /// Weights the kernel takes.
 const CPU_SHARES: std::ops::RangeInclusive<i64> = 2..=262_144;
@@ -59,7 +64,7 @@ pub struct Node {
     /// Whether an `oom_score_adj` below the present one may be set (`CAP_SYS_RESOURCE`); without it runc fails, so
     /// negative ones are left out.
     pub may_protect_from_oom: bool,
-    /// Whether the kernel enforces AppArmor profiles. Where it does not, the engine ignores them in silence.
+    /// Whether the kernel enforces `AppArmor` profiles. Where it does not, the engine ignores them in silence.
     pub apparmor: bool,
 }
 
@@ -96,6 +101,9 @@ pub enum TranslateError {
     /// `runAsNonRoot`, but it would be root.
     #[error("runAsNonRoot is set, but the container would run as {0}")]
     Root(String),
+    /// With this variable the environment is longer than any program can be given.
+    #[error("with env `{0}` the environment is longer than the 6 MiB that Linux takes")]
+    Environment(String),
     /// `runAsGroup` without a user.
     #[error("runAsGroup is set without runAsUser")]
     GroupWithoutUser,
@@ -564,22 +572,19 @@ impl<'a> Security<'a> {
     }
 }
 
-/// The AppArmor profile of `container` as the annotation has it (`runtime/default`, `unconfined`, `localhost/<name>`):
+/// The `AppArmor` profile of `container` as the annotation has it (`runtime/default`, `unconfined`, `localhost/<name>`):
 /// from its own field, its pod's, or the annotation.
 fn apparmor(pod: &StaticPod, container: &Container) -> Option<String> {
     let own = container.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
     let profile = own.or_else(|| pod.spec.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref()));
-    match profile {
-        Some(profile) => Some(match profile.type_.as_str() {
+    if let Some(profile) = profile {
+        return Some(match profile.type_.as_str() {
             "Unconfined" => "unconfined".to_owned(),
             "Localhost" => format!("localhost/{}", profile.localhost_profile.as_deref().unwrap_or_default()),
             _ => "runtime/default".to_owned(),
-        }),
-        None => {
-            let annotations = pod.metadata.annotations.as_ref()?;
-            annotations.get(&format!("{APPARMOR_ANNOTATION}{}", container.name)).cloned()
-        }
+        });
     }
+    pod.metadata.annotations.as_ref()?.get(&format!("{APPARMOR_ANNOTATION}{}", container.name)).cloned()
 }
 
 /// The file that has the seccomp profile of `container`, relative to the kubelet's directory of them.
@@ -592,6 +597,7 @@ type Environment = Vec<(String, String)>;
 
 fn environment(pod: &StaticPod, container: &Container, context: &Context<'_>) -> Result<Environment, TranslateError> {
     let mut env = Environment::new();
+    let mut total = 0;
     for variable in container.env.iter().flatten() {
         let value = match (&variable.value, &variable.value_from) {
             (_, Some(from)) => {
@@ -600,6 +606,10 @@ fn environment(pod: &StaticPod, container: &Container, context: &Context<'_>) ->
             }
             (value, None) => expand(value.as_deref().unwrap_or_default(), &env),
         };
+        total += variable.name.len() + value.len();
+        if total > LONGEST_ENVIRONMENT {
+            return Err(TranslateError::Environment(variable.name.clone()));
+        }
         match env.iter_mut().find(|(name, _)| *name == variable.name) {
             Some((_, present)) => *present = value,
             None => env.push((variable.name.clone(), value)),
@@ -678,7 +688,10 @@ pub(super) fn expand(text: &str, env: &[(String, String)]) -> String {
 fn expand_or(text: &str, env: &[(String, String)], mut unknown: impl FnMut(&str)) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find('$') {
+    // A few variables that name each other several times come to any length.
+    while expanded.len() < LONGEST_TEXT
+        && let Some(at) = rest.find('$')
+    {
         expanded.push_str(&rest[..at]);
         let tail = &rest[at + 1..];
         if let Some(after) = tail.strip_prefix('$') {
@@ -702,4 +715,4 @@ fn expand_or(text: &str, env: &[(String, String)], mut unknown: impl FnMut(&str)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

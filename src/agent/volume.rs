@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::mount::{MntFlags, MsFlags};
+use nix::mount::MsFlags;
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 
 use super::ledger::{LedgerError, Writer};
@@ -170,15 +170,12 @@ pub fn present(pods: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// Unmounts and removes the directory of the pod `uid`.
+/// Unmounts what is mounted in the directory of the pod `uid` (memory volumes, and what a container with bidirectional
+/// propagation left in its volumes), and removes it. Nothing is removed below a mount that stays.
 pub fn discard(pods: &Path, uid: &str) -> Result<(), FsError> {
     let directory = pods.join(uid);
-    let volumes = directory.join("volumes/kubernetes.io~empty-dir");
-    for entry in fs::read_dir(&volumes).into_iter().flatten().flatten() {
-        if is_mount(&entry.path()) {
-            nix::mount::umount2(&entry.path(), MntFlags::MNT_DETACH)
-                .map_err(|error| FsError::of("unmount", &entry.path())(error.into()))?;
-        }
+    for point in fsx::mounts_below(&directory)? {
+        fsx::unmount(&point)?;
     }
     fsx::remove_tree(&directory)?;
     Ok(())

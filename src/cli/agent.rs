@@ -30,7 +30,7 @@ pub(super) struct Args {
     /// How often the manifests are read without an event
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     file_check_frequency: Option<Duration>,
-    /// URL of further manifests: a Pod or a PodList
+    /// URL of further manifests: a Pod, or a list of kind `PodList`
     #[arg(long, value_name = "URL")]
     manifest_url: Option<Hidden>,
     /// Headers to send to it, as NAME:VALUE[,NAME:VALUE…]; can be repeated. A file is the better place for secrets

@@ -207,7 +207,8 @@ impl ForegroundAgent {
             let (begin, stop) = (begin.clone(), stop.clone());
             async move {
                 begin.notified().await;
-                crate::agent::run(options, docker, clock, stop).await
+                // On the heap: it is as large as everything that an agent does.
+                Box::pin(crate::agent::run(options, docker, clock, stop)).await
             }
         });
         Ok(Self { begin, stop, running })

@@ -3,6 +3,7 @@
 mod agent;
 mod config;
 mod init;
+mod logs;
 mod reset;
 mod status;
 
@@ -56,6 +57,8 @@ enum Command {
     Reset(reset::Args),
     /// Show what runs, whether it is well, and why not
     Status(status::Args),
+    /// Show what a container of a static pod wrote, as kubectl does
+    Logs(logs::Args),
     /// Run static pods from a directory, as a kubelet does
     Agent(agent::Args),
     /// Show what the configuration gives
@@ -169,6 +172,7 @@ fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Init(args) => block_on(Threads::Many, init::run(&args, context)),
         Command::Reset(args) => block_on(Threads::One, reset::run(args, context)),
+        Command::Logs(args) => block_on(Threads::One, logs::run(args, context)),
         Command::Status(_) => block_on(Threads::One, status::run(context)),
         // One thread does all an agent has to do, and costs the host the least.
         Command::Agent(args) => block_on(Threads::One, agent::run(args, context)),

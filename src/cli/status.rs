@@ -155,6 +155,10 @@ fn text(status: &Status) -> String {
         if !rows.is_empty() {
             text.push_str(&table(&headers, &rows, None));
         }
+        for source in &agent.sources {
+            let pods = if source.pods == 1 { "1 pod".to_owned() } else { format!("{} pods", source.pods) };
+            text.push_str(&format!("source: {}, {pods}\n", source.location));
+        }
         for warning in &agent.warnings {
             text.push_str(&format!("warning: {warning}\n"));
         }

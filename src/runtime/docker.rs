@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout};
 
 use self::failure::Failure;
 use super::{
-    Below, Container, ContainerSpec, Event, ExecOutput, Image, PullProgress, Result, Runtime, RuntimeError,
+    Below, Container, ContainerSpec, Event, ExecOutput, Image, LogQuery, PullProgress, Result, Runtime, RuntimeError,
     RuntimeInfo, labels,
 };
 use crate::clock::Clock;
@@ -333,6 +333,31 @@ impl Runtime for Docker {
         }
     }
 
+    fn read_log(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<Vec<u8>>> {
+        let since = query.since.map_or(0, |since| i32::try_from(since.as_second()).unwrap_or(i32::MAX));
+        let options = LogsOptionsBuilder::new()
+            .stdout(true)
+            .stderr(true)
+            .tail(&query.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string()))
+            .since(since)
+            .timestamps(query.timestamps)
+            .follow(query.follow)
+            .build();
+        let (docker, id) = (self.clone(), id.to_owned());
+        let parts = async move {
+            // Bounds the time to the first answer alone.
+            let client = docker.client().await?.clone().with_timeout(LOOK);
+            let parts = client.logs(&id, Some(options));
+            Ok(parts.map_ok(|part| part.into_bytes().to_vec()).map_err(move |error| {
+                match Failure::new(&docker.host, &error) {
+                    failure if failure.is_not_found() => RuntimeError::NoSuchContainer(id.clone()),
+                    failure => failure.of(format!("read the log of container `{id}`")),
+                }
+            }))
+        };
+        until_error(stream::once(parts).try_flatten().boxed())
+    }
+
     fn events(&self, agent: &str) -> BoxStream<'static, Result<Event>> {
         // The engine sends what happened since then even if the stream is first polled, or connected, later.
         let since = Clock::system().now();
@@ -544,8 +569,7 @@ mod tests {
         }
         let seen = seen.lock().unwrap();
         let header = |question: &String| {
-            let line =
-                question.lines().find_map(|line| line.to_lowercase().starts_with("x-registry-auth:").then_some(line));
+            let line = question.lines().find(|line| line.to_lowercase().starts_with("x-registry-auth:"));
             line.map(|line| line.split_once(": ").unwrap().1.to_owned())
         };
         let sent: Vec<_> = seen.iter().filter(|question| question.starts_with("POST")).map(header).collect();

@@ -119,8 +119,24 @@ pub trait Runtime: Send + Sync + 'static {
     fn exec(&self, id: &str, command: &[String], timeout: Duration) -> impl Future<Output = Result<ExecOutput>> + Send;
     /// The last `lines` lines a container wrote, stdout and stderr interleaved as written.
     fn logs(&self, id: &str, lines: usize) -> impl Future<Output = Result<String>> + Send;
+    /// What a container writes to stdout and stderr, interleaved as written: what there is, across rotations, and what
+    /// comes if that is asked for. Ends when there is no more, and when a container that is followed ends.
+    fn read_log(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<Vec<u8>>>;
     /// Changes of `agent`'s containers, from now on. Ends with an error when the connection is lost.
     fn events(&self, agent: &str) -> BoxStream<'static, Result<Event>>;
+}
+
+/// Which part of a log is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogQuery {
+    /// The last so many lines of what there is; all of them when `None`.
+    pub tail: Option<u64>,
+    /// Only lines written since then; counted in whole seconds, rounded down.
+    pub since: Option<Timestamp>,
+    /// Each line begins with the time it was written, RFC 3339 in nanoseconds, and a blank.
+    pub timestamps: bool,
+    /// Wait for more until the container ends.
+    pub follow: bool,
 }
 
 /// Facts about the engine.
@@ -182,7 +198,7 @@ pub struct Container {
     pub created_at: Timestamp,
     /// Its address on the default bridge, when it has one.
     pub ip: Option<IpAddr>,
-    /// The json-file log on the host, when that log driver is used; known from the first start on.
+    /// The json-file log on the host, when that log driver is used; known from the first start on, also when that failed.
     pub log_path: Option<PathBuf>,
 }
 

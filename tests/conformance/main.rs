@@ -20,6 +20,7 @@ mod churn;
 mod history;
 mod host_and_volumes;
 mod identity;
+mod inside;
 mod life;
 mod node;
 mod probes;
@@ -102,6 +103,14 @@ checks! {
         check_36_host_paths_are_made_or_waited_for
         check_37_an_empty_dir_in_memory_lives_as_long_as_its_pod
         extra_resources_become_the_engines;
+    inside:
+        extra_names_are_looked_up_as_the_pod_wants
+        extra_a_host_port_that_is_taken_is_named_and_waited_for
+        extra_a_container_has_the_rights_that_its_pod_gives
+        extra_a_seccomp_profile_may_be_the_nodes
+        extra_a_grpc_probe_asks_the_health_service
+        extra_a_registry_gets_the_credentials_of_dockers_file
+        extra_a_container_may_choose_its_stop_signal;
 }
 
 checks! {

@@ -25,7 +25,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use crate::yaml;
+use crate::yaml::{self, YamlError};
 
 /// Annotation: pods that must answer their readiness handler before this one is first started, comma separated.
 pub const AFTER: &str = "plinth.dev/after";
@@ -118,10 +118,10 @@ impl SourceKind {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PodError {
     /// It is neither YAML nor JSON, or a value has the wrong type.
-    #[error("cannot be parsed as a Pod: {0}")]
+    #[error("cannot be parsed as a Pod: {}", in_one_line(.0))]
     Parse(String),
     /// It is another kind of object.
-    #[error("is a {kind} ({api_version}); only Pods (v1) are run here")]
+    #[error("is a {} ({}); only Pods (v1) are run here", in_one_line(.kind), in_one_line(.api_version))]
     Kind {
         /// `kind` of the object.
         kind: String,
@@ -132,18 +132,48 @@ pub enum PodError {
     #[error("has no metadata.name")]
     NoName,
     /// It is a Pod that cannot be run as it is written; every reason.
-    #[error("{}", .0.join("; "))]
+    #[error("{}", in_one_line(&.0.join("; ")))]
     Refused(Vec<String>),
     /// One pod of a list cannot be run, and so none is.
-    #[error("items[{index}]{} {reason}", name.as_ref().map_or_else(String::new, |name| format!(" ({name})")))]
+    #[error("items[{index}]{} {reason}", name.as_ref().map_or_else(String::new, |name| format!(" ({})", in_one_line(name))))]
     Item {
         /// Its place, counted from 0.
         index: usize,
         /// Its `metadata.name`, if it has one.
         name: Option<String>,
         /// What is wrong with it.
-        reason: Box<PodError>,
+        reason: Box<Self>,
     },
+}
+
+/// Longest text of a manifest's author in a message of ours.
+const LONGEST: usize = 600;
+/// As many unknown fields are named, each in a warning of its own.
+const MOST_UNKNOWN: usize = 20;
+
+/// `text` without what would break a line of a log or a table, and cut if it is very long.
+fn in_one_line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars() {
+        if line.len() >= LONGEST {
+            line.push('…');
+            break;
+        }
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+/// What is wrong with the text of a manifest, and where.
+fn said(error: &YamlError) -> String {
+    match error.line() {
+        Some(line) => format!("line {line}: {}", error.reason()),
+        None => error.reason().to_owned(),
+    }
 }
 
 /// What a pod is known by: two pods of one key never run at the same time.
@@ -226,7 +256,7 @@ impl StaticPod {
         let pod: Pod = serde_json::from_value(tree.clone()).map_err(|error| {
             // Once more from the text, for an error that names the line.
             let placed = text.and_then(|text| yaml::manifest::<Pod>(text.as_bytes()).err());
-            PodError::Parse(placed.map_or_else(|| error.to_string(), |error| error.to_string()))
+            PodError::Parse(placed.map_or_else(|| error.to_string(), |error| said(&error)))
         })?;
         warnings.extend(unknown_fields(&tree, &serde_json::to_value(&pod).unwrap_or_default()));
         let mut pod = Self::from_pod(pod, origin, node)?;
@@ -246,8 +276,19 @@ impl StaticPod {
         let key = PodKey { name: format!("{name}-{suffix}"), namespace };
         let source = origin.source();
 
+        let mut warnings = Vec::new();
+        // It is also what a pod has that says nothing.
+        let wants_cluster_dns = match spec.dns_policy.as_deref() {
+            Some("ClusterFirst") => spec.host_network != Some(true),
+            policy => policy == Some("ClusterFirstWithHostNet"),
+        };
+        if wants_cluster_dns {
+            warnings.push("spec.dnsPolicy: there is no cluster DNS for static pods; it is the node's".to_owned());
+        }
         defaults::fill(&mut spec);
         metadata.namespace = Some(key.namespace.clone());
+        // Overwritten anyway, and what a URL answers is to be the same pod on every node.
+        spec.node_name = None;
         let everywhere = (source == SourceKind::Http).then(|| identity::hash(&metadata, &spec, origin));
         spec.node_name = Some(node.to_owned());
         if source == SourceKind::File {
@@ -259,7 +300,6 @@ impl StaticPod {
         }
         metadata.name = Some(key.name.clone());
 
-        let mut warnings = Vec::new();
         refuse::check(&key, &metadata, &spec, &mut warnings).map_err(PodError::Refused)?;
 
         let hash = everywhere.unwrap_or_else(|| identity::hash(&metadata, &spec, origin));
@@ -356,8 +396,13 @@ impl StaticPod {
             .iter()
             .filter_map(|container| container.startup_probe.as_ref().or(container.liveness_probe.as_ref()))
             .map(|probe| {
-                let whole = probe.initial_delay_seconds.unwrap_or(0)
-                    + probe.period_seconds.unwrap_or(10) * probe.failure_threshold.unwrap_or(3);
+                let [delay, period, failures] = [
+                    probe.initial_delay_seconds.unwrap_or(0),
+                    probe.period_seconds.unwrap_or(10),
+                    probe.failure_threshold.unwrap_or(3),
+                ]
+                .map(i64::from);
+                let whole = delay + period * failures;
                 Duration::from_secs(u64::try_from(whole).unwrap_or(0))
             })
             .max()
@@ -415,7 +460,7 @@ struct Object {
 
 impl Object {
     fn read(text: &str) -> Result<Self, PodError> {
-        let tree = yaml::manifest(text.as_bytes()).map_err(|error| PodError::Parse(error.to_string()))?;
+        let tree = yaml::manifest(text.as_bytes()).map_err(|error| PodError::Parse(said(&error)))?;
         Self::of(tree)
     }
 
@@ -500,7 +545,7 @@ fn unknown_fields(written: &Value, read: &Value) -> Vec<String> {
                     match read.get(key) {
                         Some(read) => walk(&path, value, read, found),
                         None if value.is_null() || key == "status" => {}
-                        None => found.push(format!("unknown field `{path}` is ignored")),
+                        None => found.push(format!("unknown field `{}` is ignored", in_one_line(&path))),
                     }
                 }
             }
@@ -514,6 +559,11 @@ fn unknown_fields(written: &Value, read: &Value) -> Vec<String> {
     }
     let mut found = Vec::new();
     walk("", written, read, &mut found);
+    if found.len() > MOST_UNKNOWN {
+        let more = found.len() - MOST_UNKNOWN;
+        found.truncate(MOST_UNKNOWN);
+        found.push(format!("{more} more unknown fields are ignored"));
+    }
     found
 }
 
@@ -571,6 +621,9 @@ pub fn resolve_order<'a>(pods: impl IntoIterator<Item = &'a StaticPod>) -> BTree
         })
         .collect()
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -42,7 +42,7 @@ pub(super) fn check(
         }
     }
     check_pod(spec, &mut found, warnings);
-    check_lookup(spec, &mut found, warnings);
+    check_lookup(spec, &mut found);
     let mut names = BTreeSet::new();
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
         let at = format!("spec.volumes[{index}] ({})", volume.name);
@@ -128,7 +128,7 @@ fn check_pod(spec: &PodSpec, found: &mut Found, warnings: &mut Vec<String>) {
 }
 
 /// Host name, aliases and DNS.
-fn check_lookup(spec: &PodSpec, found: &mut Found, warnings: &mut Vec<String>) {
+fn check_lookup(spec: &PodSpec, found: &mut Found) {
     for (field, name) in [("hostname", &spec.hostname), ("subdomain", &spec.subdomain)] {
         if let Some(name) = name.as_deref().filter(|name| !name.is_empty()) {
             found.require(is_label(name), || format!("spec.{field}: `{name}` is not a DNS label"));
@@ -150,11 +150,7 @@ fn check_lookup(spec: &PodSpec, found: &mut Found, warnings: &mut Vec<String>) {
                 "spec.dnsPolicy None needs at least one name server in spec.dnsConfig".to_owned()
             });
         }
-        // ClusterFirst is what a pod has that says nothing, so that it is no reason for a warning.
-        "Default" | "ClusterFirst" => {}
-        "ClusterFirstWithHostNet" => warnings.push(
-            "dnsPolicy ClusterFirstWithHostNet is Default here: there is no cluster DNS for static pods".to_owned(),
-        ),
+        "Default" | "ClusterFirst" | "ClusterFirstWithHostNet" => {}
         other => found.0.push(format!("spec.dnsPolicy: `{other}` is unknown")),
     }
     found.require(servers.len() <= 3, || "spec.dnsConfig: it has more than 3 name servers".to_owned());
@@ -843,7 +839,11 @@ mod tests {
 
     #[test]
     fn what_does_not_matter_here_is_accepted_with_a_warning() {
-        for spec in ["nodeSelector: {a: b}", "dnsPolicy: ClusterFirstWithHostNet"] {
+        for spec in [
+            "nodeSelector: {a: b}",
+            "dnsPolicy: ClusterFirst",
+            "hostNetwork: true\n  dnsPolicy: ClusterFirstWithHostNet",
+        ] {
             assert_eq!(pod(&with(spec, "")).warnings.len(), 1, "{spec}");
         }
     }
@@ -859,6 +859,7 @@ mod tests {
             ("os: {name: linux}", "lifecycle: {stopSignal: SIGRTMIN+3}"),
             ("", "livenessProbe: {grpc: {port: 1, service: s}}"),
             ("", "env: [{name: my.env-1, valueFrom: {fieldRef: {fieldPath: \"metadata.labels['x']\"}}}]"),
+            ("hostNetwork: true\n  dnsPolicy: ClusterFirst", ""),
             ("terminationGracePeriodSeconds: -1", "resources: {limits: {ephemeral-storage: 1Gi}}"),
             ("", "volumeMounts: [{name: v, mountPath: rel, readOnly: true, recursiveReadOnly: IfPossible}]"),
             ("", "ports: [{containerPort: 53, hostPort: 53}, {containerPort: 53, hostPort: 53, protocol: UDP}]"),

@@ -127,14 +127,14 @@ impl DirectoryWatch {
         if self.armed.as_ref().is_some_and(lives) {
             return;
         }
-        let (hints, watched) = (self.hints.clone(), directory.to_path_buf());
+        let (hints, itself) = (self.hints.clone(), directory.to_path_buf());
         let stale = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&stale);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if is_end(&event, &watched) {
+            if is_end(&event, &itself) {
                 ended.store(true, Ordering::Release);
             }
-            if let Some(hint) = hint(&event, &watched) {
+            if let Some(hint) = hint(&event, &itself) {
                 // The source is gone when this fails, and nobody wants hints any more.
                 let _ = hints.send(hint);
             }

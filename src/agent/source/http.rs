@@ -167,8 +167,8 @@ fn client(endpoint: &Endpoint) -> Result<Client, String> {
         Client::builder()
             .timeout(TIMEOUT)
             .user_agent(concat!("plinth/", env!("CARGO_PKG_VERSION")))
-            .default_headers(endpoint.headers.clone())
             .pool_max_idle_per_host(0)
+            .referer(false)
             .redirect(policy())
     };
     // A host without any certificate authority can still ask in plain text.
@@ -178,7 +178,8 @@ fn client(endpoint: &Endpoint) -> Result<Client, String> {
 /// Asks once. The error is the reason in words.
 async fn fetch(client: &Client, endpoint: &Endpoint) -> Result<Vec<u8>, String> {
     let limit = yaml::MAX_MANIFEST_BYTES;
-    let mut answer = client.get(endpoint.url.clone()).send().await.map_err(|error| reason(&error))?;
+    let request = client.get(endpoint.url.clone()).headers(endpoint.headers.clone());
+    let mut answer = request.send().await.map_err(|error| reason(&error))?;
     if answer.status() != StatusCode::OK {
         return Err(format!("answers {}", answer.status()));
     }
@@ -201,10 +202,11 @@ fn reason(error: &reqwest::Error) -> String {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    match cause.downcast_ref::<reqwest::Error>() {
+    let cause = match cause.downcast_ref::<reqwest::Error>() {
         Some(_) => "the request failed".to_owned(),
         None => cause.to_string(),
-    }
+    };
+    if error.is_connect() { format!("cannot be reached: {cause}") } else { cause }
 }
 
 /// Compares answers and remembers what was good.

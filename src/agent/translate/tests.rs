@@ -1,7 +1,7 @@
 use super::super::pod::tests::pod;
 use super::*;
 
-fn node(may_protect_from_oom: bool) -> Node {
+pub(crate) fn node(may_protect_from_oom: bool) -> Node {
     Node {
         name: "Node-1".into(),
         address: "192.0.2.2".parse().unwrap(),
@@ -15,15 +15,15 @@ fn node(may_protect_from_oom: bool) -> Node {
 }
 
 /// Nothing but the node.
-fn bare<'a>(node: &'a Node, none: &'a BTreeMap<String, PathBuf>) -> Context<'a> {
+pub(crate) fn bare<'a>(node: &'a Node, paths: &'a BTreeMap<String, PathBuf>) -> Context<'a> {
     Context {
         agent_id: "agent",
         node,
         log_limits: LogLimits::default(),
         sandbox: None,
         pod_ip: None,
-        volumes: none,
-        sub_paths: none,
+        volumes: paths,
+        sub_paths: paths,
         message_file: None,
         lookup: None,
         image_user: None,
@@ -318,8 +318,8 @@ fn a_host_name_is_short_unless_the_pod_wants_the_whole() {
             Err(TranslateError::HostnameTooLong(format!("{long}.s.default.svc.cluster.local"))),
         ),
     ] {
-        let (node, none) = (node(true), BTreeMap::new());
-        let made = sandbox(&pod_of(&spec, ""), "pause:1", 0, &bare(&node, &none)).map(|spec| spec.hostname);
+        let (node, paths) = (node(true), BTreeMap::new());
+        let made = sandbox(&pod_of(&spec, ""), "pause:1", 0, &bare(&node, &paths)).map(|spec| spec.hostname);
         assert_eq!(made, expected, "{spec}");
     }
 }
@@ -356,8 +356,8 @@ fn the_old_annotation_names_an_apparmor_profile_where_no_field_does() {
         let mut pod = pod_of(HOST, own);
         let annotations = pod.metadata.annotations.get_or_insert_default();
         annotations.insert(format!("{APPARMOR_ANNOTATION}c"), value.to_owned());
-        let (node, none) = (Node { apparmor: enabled, ..node(true) }, BTreeMap::new());
-        let spec = container(&pod, &pod.containers()[0], 0, &bare(&node, &none))?;
+        let (node, paths) = (Node { apparmor: enabled, ..node(true) }, BTreeMap::new());
+        let spec = container(&pod, &pod.containers()[0], 0, &bare(&node, &paths))?;
         Ok(spec.security_options.into_iter().find(|option| option.starts_with("apparmor=")))
     };
     for (value, own, enabled, expected) in [

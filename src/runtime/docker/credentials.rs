@@ -97,7 +97,8 @@ struct Config {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Auth {
-    auth: String,
+    #[serde(rename = "auth")]
+    encoded: String,
     username: String,
     password: String,
     identitytoken: String,
@@ -179,8 +180,8 @@ fn secret(auth: &Auth) -> Result<Option<Secret>, ()> {
     if !auth.registrytoken.is_empty() {
         return Ok(Some(Secret::RegistryToken(auth.registrytoken.clone())));
     }
-    if !auth.auth.is_empty() {
-        let text = BASE64.decode(&auth.auth).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or(())?;
+    if !auth.encoded.is_empty() {
+        let text = BASE64.decode(&auth.encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or(())?;
         let (user, password) = text.split_once(':').ok_or(())?;
         // Old clients end it with a NUL.
         let password = password.trim_end_matches('\0').to_owned();
