@@ -12,7 +12,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::host;
-use crate::sandbox::{INSIDE, NOTE, enter, skipped, tell};
+use crate::sandbox::{INSIDE, Machine, NOTE, Turn, enter, skipped, tell};
 
 /// What [`INSIDE`] says here.
 const TOGETHER: &str = "together";
@@ -66,6 +66,7 @@ pub(crate) fn note(text: &str) {
 }
 
 fn run_all() -> (TempDir, String) {
+    let _turn = Turn::take(Machine::Shared);
     let results = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let given: Vec<_> = std::env::args().skip(1).collect();
     let mut arguments = vec![BESIDE];

@@ -145,13 +145,14 @@ fn within(body: fn()) {
 }
 
 /// The right to use a share of the computer: there are two, and [`Machine::Alone`] takes both.
-struct Turn(usize);
+pub(crate) struct Turn(usize);
 
 static FREE: Mutex<usize> = Mutex::new(2);
 static FREED: Condvar = Condvar::new();
 
 impl Turn {
-    fn take(machine: Machine) -> Self {
+    /// Waits for it.
+    pub(crate) fn take(machine: Machine) -> Self {
         let shares = if machine == Machine::Alone { 2 } else { 1 };
         let free = FREE.lock().unwrap();
         *FREED.wait_while(free, |free| *free < shares).unwrap() -= shares;
