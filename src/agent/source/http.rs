@@ -128,7 +128,7 @@ impl HttpSource {
     /// Publishes complete sets to `publish` until its receiver is gone.
     pub async fn run(self, clock: Clock, publish: mpsc::UnboundedSender<Published>) {
         let period = self.period;
-        let mut retry = RETRY;
+        let mut retry = RETRY.min(period);
         let mut reader = Reader::new(self);
         let client = client(&reader.source.endpoint);
         loop {
@@ -141,8 +141,8 @@ impl HttpSource {
             if publish.send(published).is_err() {
                 return;
             }
-            sleep(if complete { period } else { retry.min(period) }).await;
-            retry *= 2;
+            sleep(if complete { period } else { retry }).await;
+            retry = retry.saturating_mul(2).min(period);
         }
     }
 }
