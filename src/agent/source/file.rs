@@ -183,7 +183,7 @@ struct Reader {
     source: FileSource,
     /// By file: the text last read and what came of it.
     files: BTreeMap<PathBuf, File>,
-    /// Manifests of an earlier agent, used for files that cannot be read or do not parse now.
+    /// Manifests of an earlier agent, used for files that cannot be read or do not parse now; forgotten with the file.
     recalled: BTreeMap<PathBuf, Remembered>,
     /// It has been read since the start.
     complete: bool,
@@ -214,7 +214,9 @@ impl Reader {
                 self.complete = true;
                 self.single = paths.contains(&self.source.path);
                 published.read_at = Some(now);
+                // What is removed stays removed, whatever later is in a file of this name.
                 self.files.retain(|path, _| paths.contains(path));
+                self.recalled.retain(|path, _| paths.contains(path));
                 for path in paths {
                     self.read_file(path);
                 }
@@ -222,6 +224,7 @@ impl Reader {
             Err(error) if self.was_removed(&error) => {
                 self.complete = true;
                 self.files.clear();
+                self.recalled.clear();
                 published.problem = Some("the file was removed, and so its pod is".to_owned());
             }
             Err(error) => {

@@ -311,6 +311,36 @@ fn what_was_lost_to_an_earlier_agent_is_not_brought_back_once_the_directory_was_
     assert_eq!((published.pods.len(), published.complete), (0, true));
 }
 
+#[test]
+fn what_was_removed_does_not_come_back_when_a_broken_file_gets_its_name() {
+    for single in [false, true] {
+        for restarted in [false, true] {
+            for broken in ["", "kind: ["] {
+                let mut fixture = Fixture::new();
+                let path = if single { "manifests/web.yaml" } else { "manifests" };
+                let source = source(fixture.root.path(), path);
+                fixture.reader = Reader::new(source.clone());
+                fixture.write("web.yaml", &manifest("web"));
+                let published = fixture.reader.read(Clock::system().now());
+                remember(&fixture.root.path().join("pods"), &published.pods[0]).unwrap();
+                if restarted {
+                    fixture.reader = Reader::new(source);
+                }
+                assert_eq!(fixture.names(), ["web-n"]);
+                fs::remove_file(fixture.path("web.yaml")).unwrap();
+                assert_eq!(fixture.names(), Vec::<String>::new());
+                fixture.write("web.yaml", broken);
+                let (names, rejected, _) = fixture.read();
+                let case = format!("single {single}, restarted {restarted}, {broken:?}: {rejected:?}");
+                assert_eq!((names.len(), rejected.len()), (0, 1), "{case}");
+                assert!(!rejected[0].contains("its pod goes on"), "{case}");
+                fixture.write("web.yaml", &manifest("web"));
+                assert_eq!(fixture.read(), (vec!["web-n".to_owned()], vec![], None), "{case}");
+            }
+        }
+    }
+}
+
 /// Longer than any of these tests may take: what is seen earlier was seen by an event.
 const NEVER: Duration = Duration::from_mins(10);
 /// For events, which come at once on a machine that has nothing else to do.

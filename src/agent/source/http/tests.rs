@@ -152,6 +152,10 @@ fn a_new_agent_runs_what_the_last_one_had_from_a_url_that_is_away() {
     assert!(!recalled.complete, "there may be others");
     let answered = second.take(Ok(list(&["b"]).into_bytes()), Clock::system().now());
     assert_eq!((names(&answered), answered.complete), (vec!["b-n"], true));
+    for (answer, expected) in [("kind: [", vec!["b-n"]), ("", vec![]), ("kind: [", vec![])] {
+        let later = second.take(Ok(answer.as_bytes().to_vec()), Clock::system().now());
+        assert_eq!(names(&later), expected, "what was stopped stays so");
+    }
 }
 
 #[test]
