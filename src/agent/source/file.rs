@@ -7,7 +7,8 @@
 //!   agent; a directory that is missing or cannot be read keeps all of them; an existing empty one stops them.
 //!   (A kubelet stops the pods in all three cases.)
 //! - A path that was a single file stops its pod when the file is removed.
-//! - Of two files with one pod name the first in order wins and the other is rejected. (With a kubelet they flap.)
+//! - Of two files with one pod name or UID the first in order wins and the other is rejected. (With a kubelet they
+//!   flap.)
 //!
 //! # Assumptions
 //! Events are a hint only: the directory is read completely every 20 s, and then watched anew if it was replaced. That
@@ -28,8 +29,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::memory::{Remembered, recall};
-use super::{Published, same_name};
-use crate::agent::pod::{PodKey, SourceKind, StaticPod};
+use super::{Published, Taken};
+use crate::agent::pod::{SourceKind, StaticPod};
 use crate::agent::status::Rejection;
 use crate::clock::Clock;
 use crate::yaml;
@@ -240,7 +241,7 @@ impl Reader {
             }
         }
         published.complete = self.complete;
-        let mut names: BTreeMap<PodKey, &Path> = BTreeMap::new();
+        let mut taken = Taken::default();
         for (path, file) in &self.files {
             let mut reject = |reason: String| {
                 published.rejected.push(Rejection { file: path.display().to_string(), reason });
@@ -250,11 +251,9 @@ impl Reader {
                 reject(format!("{reason}{kept}"));
             }
             let Some(pod) = &file.good else { continue };
-            if let Some(first) = names.get(&pod.key) {
-                reject(same_name(&pod.key, &first.display().to_string()));
-            } else {
-                names.insert(pod.key.clone(), path);
-                published.pods.push(Arc::clone(pod));
+            match taken.take(pod, &path.display().to_string()) {
+                Ok(()) => published.pods.push(Arc::clone(pod)),
+                Err(reason) => reject(reason),
             }
         }
         published

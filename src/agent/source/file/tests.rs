@@ -160,6 +160,19 @@ fn of_two_files_with_one_pod_name_the_first_wins() {
 }
 
 #[test]
+fn of_two_files_with_one_uid_the_first_wins() {
+    let mut fixture = Fixture::new();
+    let with_uid = |name: &str| manifest(name).replace(&format!("name: {name}"), &format!("name: {name}, uid: u"));
+    fixture.write("b.yaml", &with_uid("b"));
+    assert_eq!(fixture.read(), (vec!["b-n".to_owned()], vec![], None));
+    fixture.write("a.yaml", &with_uid("a"));
+    let reason = format!("has the same metadata.uid as {}", fixture.path("a.yaml").display());
+    assert_eq!(fixture.read(), (vec!["a-n".to_owned()], vec![reason], None));
+    fs::remove_file(fixture.path("a.yaml")).unwrap();
+    assert_eq!(fixture.read(), (vec!["b-n".to_owned()], vec![], None));
+}
+
+#[test]
 fn a_single_file_is_a_source_too() {
     let mut fixture = Fixture::new();
     fixture.write("web.yaml", &manifest("web"));

@@ -115,6 +115,14 @@ fn of_two_pods_with_one_name_in_a_list_the_first_runs() {
 }
 
 #[test]
+fn of_two_pods_with_one_uid_in_a_list_the_first_runs() {
+    let text = list(&["a", "b"]).replace("{name:", "{uid: u, name:");
+    let published = reader().take(Ok(text.replace("{uid: u, name: c", "{name: c").into_bytes()), Clock::system().now());
+    assert_eq!(names(&published), ["a-n"]);
+    assert_eq!(published.rejected[0].reason, "has the same metadata.uid as an earlier one of the list");
+}
+
+#[test]
 fn a_pod_of_a_url_is_the_same_on_every_node_alone_and_in_a_list() {
     let of = |text: &str, url: &str, node: &str| {
         let source = HttpSource { node: node.into(), ..source(url, &[]) };
