@@ -493,6 +493,11 @@ impl<R: Runtime> Hub<R> {
         {
             tracing::warn!(source = published.location, problem, "a source has a problem");
         }
+        if let Some(remark) = &published.remark
+            && known.is_none_or(|known| known.remark.as_ref() != Some(remark))
+        {
+            tracing::info!(source = published.location, remark, "about a source");
+        }
         self.sources.insert(published.source, published);
         self.assign(BTreeMap::new());
     }
@@ -612,6 +617,8 @@ impl<R: Runtime> Hub<R> {
     fn warnings(&self, pods: &BTreeMap<PodKey, Arc<StaticPod>>, held_up: &BTreeMap<PodKey, PodKey>) -> Vec<String> {
         let node = &self.shared.node;
         let mut warnings = self.notes.clone();
+        let remarks = self.sources.values().filter_map(|source| Some((&source.location, source.remark.as_ref()?)));
+        warnings.extend(remarks.map(|(location, remark)| format!("{location}: {remark}")));
         warnings.extend(
             held_up.iter().map(|(pod, holder)| format!("{pod} has the UID of {holder} and starts once that is gone")),
         );

@@ -6,7 +6,7 @@
 //! - A file that no longer parses keeps its pod running with the last good manifest, also over a restart of the
 //!   agent; a directory that is missing or cannot be read keeps all of them; an existing empty one stops them.
 //!   (A kubelet stops the pods in all three cases.)
-//! - A path that was a single file stops its pod when the file is removed.
+//! - A path that was a single file, or has the name of one, is no problem when there is none: its pod is stopped.
 //! - Of two files with one pod name or UID the first in order wins and the other is rejected. (With a kubelet they
 //!   flap.)
 //!
@@ -37,7 +37,7 @@ use crate::yaml;
 
 /// How long events that do not end a write are collected.
 const COALESCE: Duration = Duration::from_millis(100);
-/// How soon a directory that is away is looked for again.
+/// How soon a directory or file that is away is looked for again.
 const AWAY: Duration = Duration::from_secs(1);
 
 /// Settings of a file source.
@@ -79,7 +79,7 @@ impl FileSource {
                 watch.arm(&self.path);
             }
             let published = reader.read(clock.now());
-            let away = published.problem.is_some();
+            let away = published.problem.is_some() || published.remark.is_some();
             if publish.send(published).is_err() {
                 return;
             }
@@ -188,7 +188,7 @@ struct Reader {
     recalled: BTreeMap<PathBuf, Remembered>,
     /// It has been read since the start.
     complete: bool,
-    /// When it was last there the path was a file.
+    /// When it was last there the path was a file; before it was ever seen, by its name.
     single: bool,
 }
 
@@ -204,7 +204,8 @@ impl Reader {
         let recalled = recall(&source.pods).into_iter();
         let recalled: BTreeMap<_, _> =
             recalled.map(|remembered| (PathBuf::from(&remembered.origin), remembered)).collect();
-        let single = recalled.contains_key(&source.path);
+        let had_files = recalled.keys().any(|path| path.parent() == Some(&source.path));
+        let single = recalled.contains_key(&source.path) || !had_files && is_named_as_manifest(&source.path);
         Self { source, files: BTreeMap::new(), recalled, complete: false, single }
     }
 
@@ -222,11 +223,12 @@ impl Reader {
                     self.read_file(path);
                 }
             }
-            Err(error) if self.was_removed(&error) => {
+            Err(error) if self.is_missing(&error) => {
                 self.complete = true;
                 self.files.clear();
                 self.recalled.clear();
-                published.problem = Some("the file was removed, and so its pod is".to_owned());
+                published.read_at = Some(now);
+                published.remark = Some("the file is not there, and so there is no pod of it".to_owned());
             }
             Err(error) => {
                 published.problem = Some(format!("cannot be read: {error}; its pods go on"));
@@ -259,8 +261,8 @@ impl Reader {
         published
     }
 
-    /// Whether somebody removed the single file, and nothing else. A directory that is missing may just not be mounted.
-    fn was_removed(&self, error: &io::Error) -> bool {
+    /// Whether the single file is not there, and nothing else. A directory that is missing may just not be mounted.
+    fn is_missing(&self, error: &io::Error) -> bool {
         let parent = self.source.path.parent();
         self.single && error.kind() == io::ErrorKind::NotFound && parent.is_some_and(Path::is_dir)
     }
@@ -293,6 +295,10 @@ impl Reader {
         };
         self.files.insert(path, file);
     }
+}
+
+fn is_named_as_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
 }
 
 /// The files that count, sorted.

@@ -31,6 +31,8 @@ pub struct Published {
     pub rejected: Vec<Rejection>,
     /// Why the source cannot be read; the pods are then those it last had.
     pub problem: Option<String>,
+    /// What is worth knowing although it was read.
+    pub remark: Option<String>,
     /// Whether these are all its pods: it has been read since the agent started.
     pub complete: bool,
     /// When it was read.
@@ -40,7 +42,16 @@ pub struct Published {
 impl Published {
     /// What is known of a source before it has been read.
     pub fn unread(source: SourceKind, location: String) -> Self {
-        Self { source, location, pods: Vec::new(), rejected: Vec::new(), problem: None, complete: false, read_at: None }
+        Self {
+            source,
+            location,
+            pods: Vec::new(),
+            rejected: Vec::new(),
+            problem: None,
+            remark: None,
+            complete: false,
+            read_at: None,
+        }
     }
 
     /// Whether reading it was tried.

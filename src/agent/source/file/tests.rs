@@ -4,6 +4,7 @@ use tempfile::TempDir;
 
 use super::super::memory::{FILE, remember};
 use super::*;
+use crate::agent::pod::Origin;
 
 fn manifest(name: &str) -> String {
     format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: i}}]}}\n")
@@ -306,7 +307,34 @@ fn a_single_file_that_is_removed_takes_its_pod_along_and_one_whose_directory_is_
         }
         let published = fixture.reader.read(Clock::system().now());
         assert_eq!((published.pods.len(), published.complete), (0, true));
-        assert!(published.problem.unwrap().contains("the file was removed"));
+        assert_eq!((published.problem, published.read_at.is_some()), (None, true), "{restarted}");
+        assert!(published.remark.unwrap().contains("the file is not there"));
+    }
+    fixture.write("web.yaml", &manifest("web"));
+    let published = fixture.reader.read(Clock::system().now());
+    assert_eq!((published.pods.len(), published.problem, published.remark), (1, None, None));
+}
+
+/// Each row: a path where nothing is, of which an agent kept a pod or not, and whether it is an empty source.
+#[test]
+fn what_was_never_there_is_a_single_file_by_its_name() {
+    for (path, kept, is_empty) in [
+        ("manifests/web.yaml", None, true),
+        ("manifests/web.json", None, true),
+        ("manifests/web", None, false),
+        ("manifests/web", Some("manifests/web"), true),
+        ("manifests/web.yaml", Some("manifests/web.yaml/a"), false),
+        ("away/web.yaml", None, false),
+    ] {
+        let fixture = Fixture::new();
+        if let Some(kept) = kept {
+            let origin = fixture.root.path().join(kept);
+            let pod = StaticPod::read(&manifest("web"), Origin::File(&origin), "n").unwrap();
+            remember(&fixture.root.path().join("pods"), &pod).unwrap();
+        }
+        let published = Reader::new(source(fixture.root.path(), path)).read(Clock::system().now());
+        let found = (published.problem.is_none(), published.remark.is_some(), published.complete);
+        assert_eq!(found, (is_empty, is_empty, is_empty), "{path} {kept:?}");
     }
 }
 
