@@ -130,6 +130,26 @@ fn check_pod(spec: &PodSpec, found: &mut Found, warnings: &mut Vec<String>) {
         let fields = "spec.nodeSelector, spec.affinity and spec.topologySpreadConstraints";
         warnings.push(format!("{fields} are ignored: a static pod is where its file is"));
     }
+    check_disk(spec, warnings);
+}
+
+/// A kubelet measures what pods have on its disk and evicts them; nothing here does.
+fn check_disk(spec: &PodSpec, warnings: &mut Vec<String>) {
+    let volumes = spec.volumes.iter().flatten().filter(|volume| {
+        let on_disk = volume.empty_dir.as_ref().filter(|source| source.medium.as_deref() != Some("Memory"));
+        on_disk.is_some_and(|source| source.size_limit.is_some())
+    });
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers).filter(|container| {
+        let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+        limits.is_some_and(|limits| limits.contains_key("ephemeral-storage"))
+    });
+    let limits: Vec<_> = volumes
+        .map(|volume| format!("sizeLimit of volume `{}`", volume.name))
+        .chain(containers.map(|container| format!("ephemeral-storage limit of container `{}`", container.name)))
+        .collect();
+    if !limits.is_empty() {
+        warnings.push(format!("limits of disk space are not enforced: {}", limits.join(", ")));
+    }
 }
 
 /// Host name, aliases and DNS.
@@ -880,6 +900,23 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_disk_space_are_named_once_for_a_pod() {
+        let limit = "resources: {limits: {ephemeral-storage: 1Gi}}";
+        let (container, init) = ("container `c`", format!("initContainers: [{{name: s, image: i, {limit}}}]"));
+        let (of, volume) = ("ephemeral-storage limit of", "sizeLimit of volume `v`");
+        for (source, spec, container, expected) in [
+            ("emptyDir: {sizeLimit: 1Gi}", "", "", volume.to_owned()),
+            ("hostPath: {path: /x}", "", limit, format!("{of} {container}")),
+            ("emptyDir: {sizeLimit: 1Gi}", &init, limit, format!("{volume}, {of} container `s`, {of} {container}")),
+        ] {
+            let warnings = pod(&with(spec, container).replace("hostPath: {path: /x}", source)).warnings;
+            assert_eq!(warnings, [format!("limits of disk space are not enforced: {expected}")], "{source} {spec}");
+        }
+        let memory = with("", "").replace("hostPath: {path: /x}", "emptyDir: {medium: Memory, sizeLimit: 1Gi}");
+        assert_eq!(pod(&memory).warnings, Vec::<String>::new(), "the size of a tmpfs is enforced");
+    }
+
+    #[test]
     fn what_a_kubelet_takes_is_taken_without_a_word() {
         for (spec, container) in [
             (
@@ -893,7 +930,7 @@ mod tests {
             ("", "livenessProbe: {grpc: {port: 1, service: s}}"),
             ("", "env: [{name: my.env-1, valueFrom: {fieldRef: {fieldPath: \"metadata.labels['x']\"}}}]"),
             ("hostNetwork: true\n  dnsPolicy: ClusterFirst", ""),
-            ("terminationGracePeriodSeconds: -1", "resources: {limits: {ephemeral-storage: 1Gi}}"),
+            ("terminationGracePeriodSeconds: -1", "resources: {requests: {ephemeral-storage: 1Gi}}"),
             ("", "volumeMounts: [{name: v, mountPath: rel, readOnly: true, recursiveReadOnly: IfPossible}]"),
             ("", "ports: [{containerPort: 53, hostPort: 53}, {containerPort: 53, hostPort: 53, protocol: UDP}]"),
         ] {
