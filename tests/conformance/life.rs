@@ -21,20 +21,28 @@ pub(crate) fn check_22_a_killed_container_is_restarted_at_once() {
 
 /// The waits themselves, from 10 s to 5 min, are tested with a clock that a test sets.
 pub(crate) fn check_23_who_crashes_again_and_again_waits() {
-    node().put("c23.yaml", &Manifest::named("c23").script("echo why; exit 3").text());
+    // Three of them: how soon the first restart comes shows in the quickest.
+    let pods = ["c23", "c23-b", "c23-c"];
+    for pod in pods {
+        node().put(&format!("{pod}.yaml"), &Manifest::named(pod).script("echo why; exit 3").text());
+    }
     let waiting = node().until_shown("c23", |pod| {
         let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
         (waiting["reason"] == "CrashLoopBackOff").then(|| waiting["message"].as_str().unwrap().to_owned())
     });
-    let deaths: Vec<_> = (0..4).map(|attempt| node().until_ended("c23", "c", attempt)).collect();
     let wanted = "s restarting failed container=c pod=c23-node-1_default(";
     assert!(waiting.starts_with("back-off ") && waiting.contains(wanted), "{waiting}");
-    let gaps: Vec<_> = deaths.windows(2).map(|pair| pair[1].start() - pair[0].end()).collect();
     // The wait counts from the end that the engine noted, which it announces later.
     let least = crate::node::CRASH_BACK_OFF - 0.5;
-    assert!(gaps[0] < gaps[1] && gaps[1..].iter().all(|gap| *gap >= least), "{gaps:?}");
-    assert!(deaths.iter().all(|life| life.died.unwrap().1 == 3));
-    note(&format!("restarted after {gaps:.2?} s"));
+    let first = pods.map(|pod| {
+        let deaths: Vec<_> = (0..4).map(|attempt| node().until_ended(pod, "c", attempt)).collect();
+        let gaps: Vec<_> = deaths.windows(2).map(|pair| pair[1].start() - pair[0].end()).collect();
+        assert!(gaps[1..].iter().all(|gap| *gap >= least), "{gaps:?}");
+        assert!(deaths.iter().all(|life| life.died.unwrap().1 == 3));
+        note(&format!("restarted after {gaps:.2?} s"));
+        gaps[0]
+    });
+    assert!(first.iter().any(|gap| *gap < least), "{first:.2?}");
 }
 
 pub(crate) fn check_25_a_pod_that_has_succeeded_is_not_run_again() {
