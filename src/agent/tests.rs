@@ -231,6 +231,23 @@ async fn a_pod_starts_restarts_changes_and_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_many_quick_edits_only_the_last_is_made() {
+    let host = Host::started();
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    for version in 0..100 {
+        host.write("web", &pod("web", "i:1", &format!("labels: {{v: v{version}}}")));
+        sleep(Duration::from_millis(50)).await;
+    }
+    host.write("web", &pod("web", "i:2", ""));
+    host.until("the last one runs", |host| {
+        host.fake.containers().iter().any(|c| c.image == "i:2" && step::is_running(c))
+    })
+    .await;
+    assert_eq!(host.fake.count(Op::Create), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_agent_takes_over_what_is_right() {
     let mut host = Host::started();
     host.write("web", &pod("web", "i:1", ""));
