@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host::{docker, gone};
+use crate::host::{docker, gone, service, shell};
 use crate::node::{IGNORE, Manifest, OTHER_IMAGE, assert_no_overlap, eventually, node, pass, since};
 use crate::together::note;
 use crate::web::Web;
@@ -72,6 +72,60 @@ pub(crate) fn extra_an_edit_while_the_agent_is_away_lets_nothing_overlap() {
     node().start_agent();
     node().until_runs("x-away", "c", |life| life.image == OTHER_IMAGE);
     assert_no_overlap(&node().lives("x-away"));
+}
+
+pub(crate) fn extra_an_engine_that_is_away_gets_what_was_changed_meanwhile() {
+    let stays = ["x-stays", "x-stays-too"];
+    for pod in stays.into_iter().chain(["x-goes"]) {
+        node().put(&format!("{pod}.yaml"), &Manifest::named(pod).text());
+        node().until_runs(pod, "c", |_| true);
+    }
+    let agent = node().agent();
+    let engine = fs::read_to_string("/run/docker.pid").unwrap().trim().parse().unwrap();
+    kill(Pid::from_raw(engine), Signal::SIGTERM).unwrap();
+    gone(engine);
+    node().take("x-goes.yaml");
+    node().put("x-comes.yaml", &Manifest::named("x-comes").text());
+    eventually(|| {
+        let problem = node().status()["problem"].to_string();
+        if problem.contains("there is no such socket") { Ok(()) } else { Err(problem) }
+    });
+    // Time enough to do something wrong.
+    pass(Duration::from_secs(3));
+    service("dockerd", "/var/log/dockerd.log");
+    let begin = Instant::now();
+
+    // What its containers went through the engine forgets with its end.
+    let wanted = ["x-comes-node-1 0", "x-stays-node-1 1", "x-stays-too-node-1 1"];
+    eventually(|| {
+        pass(Duration::from_millis(200));
+        let mut run: Vec<_> =
+            containers()?.into_iter().filter_map(|line| Some(line.strip_prefix("running ")?.to_owned())).collect();
+        run.sort();
+        if run == wanted { Ok(()) } else { Err(format!("there run {run:#?}")) }
+    });
+    note(&format!("all is as it should be {:.1} s after the start of the engine", since(begin)));
+    eventually(|| {
+        let left: Vec<_> = containers()?.into_iter().filter(|line| line.contains("x-goes")).collect();
+        if left.is_empty() && node().pod("x-goes").is_none() { Ok(()) } else { Err(format!("there still is {left:?}")) }
+    });
+    for pod in stays {
+        let count = |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["restartCount"].as_i64();
+        node().until_shown(pod, |pod| (count(pod) == Some(1)).then_some(()));
+    }
+    assert!(node().status()["problem"].is_null());
+    assert_eq!(node().agent(), agent);
+}
+
+/// The agent's containers: state, pod and attempt.
+fn containers() -> Result<Vec<String>, String> {
+    let format = r#"{{.State}} {{.Label "io.kubernetes.pod.name"}} {{.Names}}"#;
+    let listed = shell(&format!("docker ps --all --filter=label=plinth.dev/agent --format '{format}'"));
+    let short = |line: &str| {
+        let (rest, attempt) = line.rsplit_once('_').unwrap();
+        format!("{} {attempt}", rest.rsplit_once(' ').unwrap().0)
+    };
+    if listed.status.success() { Ok(listed.stdout.lines().map(short).collect()) } else { Err(listed.to_string()) }
 }
 
 pub(crate) fn extra_a_directory_that_is_away_keeps_its_pods_and_is_followed_when_it_is_back() {
