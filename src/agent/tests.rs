@@ -16,6 +16,7 @@ use crate::runtime::{ContainerSpec, State};
 
 mod sources;
 mod timing;
+mod uids;
 
 /// What the agents of a host have recorded as made, and not as gone.
 #[derive(Default)]
@@ -227,6 +228,23 @@ async fn a_pod_starts_restarts_changes_and_goes() {
     host.until("it is gone", |host| host.fake.containers().is_empty()).await;
     host.until("its directories are gone", |host| std::fs::read_dir(host.layout().pods()).unwrap().count() == 0).await;
     assert!(host.status().await.pods.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_quick_edits_only_the_last_is_made() {
+    let host = Host::started();
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    for version in 0..100 {
+        host.write("web", &pod("web", "i:1", &format!("labels: {{v: v{version}}}")));
+        sleep(Duration::from_millis(50)).await;
+    }
+    host.write("web", &pod("web", "i:2", ""));
+    host.until("the last one runs", |host| {
+        host.fake.containers().iter().any(|c| c.image == "i:2" && step::is_running(c))
+    })
+    .await;
+    assert_eq!(host.fake.count(Op::Create), 2);
 }
 
 #[tokio::test(start_paused = true)]
