@@ -61,7 +61,8 @@ pub(crate) fn check_16_a_removed_pod_is_stopped_and_leaves_nothing() {
         .own_network()
         .script("trap 'touch /work/term; exit 0' TERM; sleep 9999 & wait")
         .container(&format!("volumeMounts: [{{name: work, mountPath: /work}}], {hook}"))
-        .spec("volumes: [{name: work, hostPath: {path: /opt/work/c16, type: DirectoryOrCreate}}]");
+        .spec("volumes: [{name: work, hostPath: {path: /opt/work/c16, type: DirectoryOrCreate}}]")
+        .spec("terminationGracePeriodSeconds: 60");
     node().put("c16.yaml", &pod.text());
     let c = node().until_runs("c16", "c", |_| true);
     let directory = format!("/var/lib/plinth/pods/{}", c.uid);

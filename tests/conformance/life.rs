@@ -100,7 +100,8 @@ pub(crate) fn check_27_init_containers_run_in_order_and_to_success() {
 pub(crate) fn check_28_a_sidecar_starts_first_and_stops_last() {
     let slow = "trap 'sleep 1; exit 0' TERM; sleep 9999 & wait";
     let sidecar = one("side", IMAGE, STAY, ", restartPolicy: Always");
-    node().put("c28.yaml", &Manifest::named("c28").script(slow).spec(&format!("initContainers:\n- {sidecar}")).text());
+    let pod = Manifest::named("c28").script(slow).spec(&format!("initContainers:\n- {sidecar}"));
+    node().put("c28.yaml", &pod.spec("terminationGracePeriodSeconds: 60").text());
     let c = node().until_runs("c28", "c", |_| true);
     let side = node().until_runs("c28", "side", |_| true);
     assert!(side.start() <= c.start());

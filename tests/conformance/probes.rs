@@ -28,7 +28,8 @@ pub(crate) fn check_31_liveness_restarts_and_readiness_does_not() {
     let healthy = Arc::new(AtomicBool::new(true));
     let asked = Arc::clone(&healthy);
     let web = Web::http(move |_| if asked.load(Ordering::SeqCst) { "200 OK" } else { "500 Broken" }.to_owned());
-    node().put("c31.yaml", &Manifest::named("c31").container(&http("livenessProbe", "HTTP", web.port, "")).text());
+    let pod = Manifest::named("c31").container(&http("livenessProbe", "HTTP", web.port, ""));
+    node().put("c31.yaml", &pod.spec("terminationGracePeriodSeconds: 60").text());
     let ready = "readinessProbe: {exec: {command: [test, -e, /tmp/ready]}, periodSeconds: 1, timeoutSeconds: 30, failureThreshold: 1}";
     node().put("c31-ready.yaml", &Manifest::named("c31-ready").container(ready).text());
 
