@@ -18,6 +18,7 @@
 //! While the runtime is away the agent waits, says so in `/status`, and then restarts only what really died. A SIGKILL
 //! at any instant loses nothing but back-off.
 
+pub mod blocking;
 pub mod board;
 pub mod client;
 pub mod hook;
@@ -442,19 +443,19 @@ impl<R: Runtime> Hub<R> {
             let _ = handle.messages.send(Message::Listed(by_pod.remove(key).unwrap_or_default()));
         }
         self.assign(by_pod);
-        self.sweep();
+        self.sweep().await;
         true
     }
 
     /// Removes directories and log links of pods that neither are wanted nor have containers: what a pod leaves behind
     /// whose containers went while no agent was there to see it.
-    fn sweep(&self) {
+    async fn sweep(&self) {
         for uid in volume::present(&self.shared.pods).into_iter().filter(|uid| !self.uids.contains_key(uid)) {
             let known = recall_source(&self.shared.pods, &uid).map_or_else(
                 || SourceKind::ALL.into_iter().all(|source| self.is_complete(source)),
                 |source| self.is_complete(source),
             );
-            if known && let Err(error) = self.shared.discard(&uid) {
+            if known && let Err(error) = self.shared.discard(&uid).await {
                 tracing::warn!(uid, %error, "cannot remove the directory of a pod that is gone");
             }
         }

@@ -425,6 +425,33 @@ async fn a_slow_stop_of_one_pod_holds_up_no_other_and_the_newest_spec_wins() {
     assert_eq!(host.fake.count(Op::Create), 3, "the version in between was never made");
 }
 
+/// The only thread that may block is busy for as long as the gate is closed, as with a volume that takes long to remove.
+#[test]
+fn slow_file_work_of_one_pod_holds_up_neither_the_socket_nor_another_pod() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let host = Host::started();
+        host.fake.set_program("i:1", Program::default().stops_after(Duration::from_secs(1), 0));
+        host.write("slow", &pod("slow", "i:1", ""));
+        host.write("other", &pod("other", "i:2", ""));
+        host.until_running(&["c_other-node_default", "c_slow-node_default"]).await;
+        let directory = |host: &Host| std::fs::read_dir(host.layout().pods()).unwrap().count();
+        host.until("both manifests are kept", |host| directory(host) == 2).await;
+        host.delete("slow");
+        host.until("it is being stopped", |host| host.fake.count(Op::Stop) == 1).await;
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || gate.recv());
+        host.until("its container is gone", |host| host.fake.containers().len() == 1).await;
+        host.fake.kill(&host.fake.running()[0], 1);
+        host.until("the other is restarted", |host| host.fake.count(Op::Start) == 3).await;
+        assert!(host.get("/healthz").await.starts_with("HTTP/1.1 200"));
+        assert_eq!(directory(&host), 2, "the directory waits for its turn");
+        open.send(()).unwrap();
+        busy.await.unwrap().unwrap();
+        host.until("it is gone as well", |host| directory(host) == 1).await;
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_waits_for_the_one_it_names() {
     let host = Host::started();

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::blocking::apart;
 use super::board::{Answer, Board, LastWords, Snapshot};
 use super::hook;
 use super::ledger::{LedgerError, Writer};
@@ -79,10 +80,15 @@ pub struct Shared<R> {
 impl<R> Shared<R> {
     /// Removes what is left on the disk of the pod `uid`, which has no containers any more. Its directory goes last: as
     /// long as it is there, whoever comes after a crash knows that the rest may be, too.
-    pub fn discard(&self, uid: &str) -> Result<(), FsError> {
-        let gone = self.logs.discard(uid)?;
-        self.ledger.note(gone.into_iter().map(|what| Record::Gone { what }).collect());
-        volume::discard(&self.pods, uid)
+    pub async fn discard(&self, uid: &str) -> Result<(), FsError> {
+        let (logs, ledger, pods, uid) = (self.logs.clone(), self.ledger.clone(), self.pods.clone(), uid.to_owned());
+        let discard = move || {
+            let gone = logs.discard(&uid)?;
+            Ok((gone, volume::discard(&pods, &uid)))
+        };
+        let (gone, discarded) = apart(discard).await?;
+        ledger.note(gone.into_iter().map(|what| Record::Gone { what }).collect());
+        discarded
     }
 }
 
@@ -330,7 +336,7 @@ impl<R: Runtime> Worker<R> {
                 while let Some(Ok(result)) = self.bookkeeper.join_next().await {
                     self.take_books(result);
                 }
-                if let Err(error) = self.shared.discard(uid) {
+                if let Err(error) = self.shared.discard(uid).await {
                     tracing::warn!(pod = %self.key, %error, "cannot remove the directory of a pod");
                 }
                 ("discard", true)
@@ -733,7 +739,7 @@ impl<R: Runtime> Worker<R> {
         let (ledger, logs) = (self.shared.ledger.clone(), self.shared.logs.clone());
         self.bookkeeper.spawn(async move {
             ledger.record(records).await?;
-            let gone = logs.perform(&links)?;
+            let gone = apart(move || logs.perform(&links)).await?;
             ledger.note(gone.into_iter().map(|what| Record::Gone { what }).collect());
             Ok(present)
         });
