@@ -11,10 +11,12 @@
 //! the worker waits until the agent has a fresh list.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as Spec, LifecycleHandler};
@@ -641,8 +643,9 @@ impl<R: Runtime> Worker<R> {
         self.health.insert(id.to_owned(), health);
         let (prober, spec, target) = (self.shared.prober.clone(), spec.clone(), self.target(pod, id));
         self.hooks.spawn(async move {
-            let result = hook::perform(&prober, &handler, &spec, &target).await;
-            (target.container_id, result)
+            let performed = AssertUnwindSafe(hook::perform(&prober, &handler, &spec, &target)).catch_unwind().await;
+            // Or the pod would wait for its end for ever.
+            (target.container_id, performed.unwrap_or_else(|_| Err("a defect of this program ended it".to_owned())))
         });
     }
 
@@ -703,7 +706,14 @@ impl<R: Runtime> Worker<R> {
             })
             .collect();
         for (id, spec, exit_code) in &silent {
-            let log = self.shared.runtime.logs(id, message::LOG_LINES).await.unwrap_or_default();
+            let log = match self.shared.runtime.logs(id, message::LOG_LINES).await {
+                // Asked again when it is back: nobody else will know why the container ended.
+                Err(error) if error.is_unreachable() => {
+                    self.lost(&error);
+                    break;
+                }
+                log => log.unwrap_or_default(),
+            };
             let lines: Vec<_> = log.lines().map(str::to_owned).collect();
             let line = logline::most_telling(&lines).unwrap_or_default().trim().chars().take(400).collect();
             let attempt = self.containers.get(id).map_or(0, attempt_of);
