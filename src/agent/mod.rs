@@ -358,7 +358,21 @@ struct Handle {
     wanted: watch::Sender<Wanted>,
     /// Sources that its containers may come from.
     sources: BTreeSet<SourceKind>,
+    /// UIDs of pods it runs or has yet to clear away.
+    uids: BTreeSet<String>,
     messages: mpsc::UnboundedSender<Message>,
+}
+
+impl Handle {
+    /// Forgets the UIDs of pods that have neither any of its `containers` nor a directory, which goes last, below `pods`.
+    fn forget_uids(&mut self, containers: &[Container], pods: &Path) {
+        let wanted = self.wanted.borrow();
+        // One that is being removed holds what it has until it ends.
+        if let Some(wanted) = wanted.uid() {
+            let is_used = |uid: &str| containers.iter().any(|container| uid_of(container) == uid);
+            self.uids.retain(|uid| uid == wanted || is_used(uid) || pods.join(uid).exists());
+        }
+    }
 }
 
 impl<R: Runtime> Hub<R> {
@@ -464,12 +478,14 @@ impl<R: Runtime> Hub<R> {
         // Whoever has gone on for some time since is well.
         self.failures.retain(|_, failure| now < failure.again_at + 2 * WORKER_AGAIN.1);
         self.list_at = self.failures.values().map(|failure| failure.again_at).filter(|at| *at > now).min();
-        for (key, handle) in &self.workers {
+        for (key, handle) in &mut self.workers {
             // A worker that is just ending needs neither.
             if connection == Connection::New {
                 let _ = handle.messages.send(Message::Reconnected);
             }
-            let _ = handle.messages.send(Message::Listed(by_pod.remove(key).unwrap_or_default()));
+            let containers = by_pod.remove(key).unwrap_or_default();
+            handle.forget_uids(&containers, &self.shared.pods);
+            let _ = handle.messages.send(Message::Listed(containers));
         }
         self.assign(by_pod);
         self.sweep().await;
@@ -507,6 +523,11 @@ impl<R: Runtime> Hub<R> {
         {
             tracing::warn!(source = published.location, problem, "a source has a problem");
         }
+        if let Some(remark) = &published.remark
+            && known.is_none_or(|known| known.remark.as_ref() != Some(remark))
+        {
+            tracing::info!(source = published.location, remark, "about a source");
+        }
         self.sources.insert(published.source, published);
         self.assign(BTreeMap::new());
     }
@@ -517,10 +538,11 @@ impl<R: Runtime> Hub<R> {
         let orders = resolve_order(pods.values().map(AsRef::as_ref));
         let waited_for: BTreeSet<_> =
             orders.values().flat_map(|order| order.wait_for.iter().chain(&order.uses)).cloned().collect();
+        let held_up = self.held_up(&pods, &found);
         let board = &self.shared.board;
         board.metrics.set_pods(pods.len());
         let sources = self.sources.values().map(|source| source.status(&shadowed)).collect();
-        board.set_sources(sources, self.warnings(&pods));
+        board.set_sources(sources, self.warnings(&pods, &held_up));
         if !self.listed {
             return;
         }
@@ -531,7 +553,11 @@ impl<R: Runtime> Hub<R> {
                 Some(handle) => handle.sources.clone(),
                 None => containers.iter().map(|container| self.source_of(container)).collect(),
             };
-            let wanted = match pods.get(&key) {
+            let is_held_up = held_up.contains_key(&key);
+            if is_held_up && containers.is_empty() && !self.workers.contains_key(&key) {
+                continue;
+            }
+            let wanted = match pods.get(&key).filter(|_| !is_held_up) {
                 Some(pod) => {
                     sources.insert(pod.source);
                     self.uids.insert(pod.uid.clone(), key.clone());
@@ -545,6 +571,7 @@ impl<R: Runtime> Hub<R> {
             match self.workers.get_mut(&key) {
                 Some(handle) => {
                     handle.sources = sources;
+                    handle.uids.extend(wanted.uid().map(str::to_owned));
                     handle.wanted.send_if_modified(|present| {
                         let differs = *present != wanted;
                         *present = wanted;
@@ -554,6 +581,21 @@ impl<R: Runtime> Hub<R> {
                 None => self.start(key, wanted, sources, containers),
             }
         }
+    }
+
+    /// Pods that cannot start yet, each with the one that has its UID until it is gone: both would be in one directory,
+    /// and the end of the one would delete the data of the other.
+    fn held_up(
+        &self,
+        pods: &BTreeMap<PodKey, Arc<StaticPod>>,
+        found: &BTreeMap<PodKey, Vec<Container>>,
+    ) -> BTreeMap<PodKey, PodKey> {
+        let tended =
+            self.workers.iter().flat_map(|(key, handle)| handle.uids.iter().map(move |uid| (uid.as_str(), key)));
+        let left = found.iter().flat_map(|(key, left)| left.iter().map(move |container| (uid_of(container), key)));
+        let holders: BTreeSet<_> = tended.chain(left).collect();
+        let other = |pod: &StaticPod| holders.iter().find(|(uid, key)| *uid == pod.uid && **key != pod.key);
+        pods.values().filter_map(|pod| Some((pod.key.clone(), other(pod)?.1.clone()))).collect()
     }
 
     /// Where the pod of a container comes from. What an earlier plinth made without saying so came from a file.
@@ -567,11 +609,12 @@ impl<R: Runtime> Hub<R> {
             // With the list that is due then.
             return;
         }
+        let uids = containers.iter().map(uid_of).chain(wanted.uid()).map(str::to_owned).collect();
         let (wanted, wanted_by_worker) = watch::channel(wanted);
         let (messages, messages_to_worker) = mpsc::unbounded_channel();
         let worker =
             Worker::new(Arc::clone(&self.shared), key.clone(), wanted_by_worker, messages_to_worker, containers);
-        self.workers.insert(key.clone(), Handle { wanted, sources, messages });
+        self.workers.insert(key.clone(), Handle { wanted, sources, uids, messages });
         let task = self.tasks.spawn(worker.run());
         self.owners.insert(task.id(), key);
     }
@@ -614,9 +657,14 @@ impl<R: Runtime> Hub<R> {
         self.assign(BTreeMap::new());
     }
 
-    fn warnings(&self, pods: &BTreeMap<PodKey, Arc<StaticPod>>) -> Vec<String> {
+    fn warnings(&self, pods: &BTreeMap<PodKey, Arc<StaticPod>>, held_up: &BTreeMap<PodKey, PodKey>) -> Vec<String> {
         let node = &self.shared.node;
         let mut warnings = self.notes.clone();
+        let remarks = self.sources.values().filter_map(|source| Some((&source.location, source.remark.as_ref()?)));
+        warnings.extend(remarks.map(|(location, remark)| format!("{location}: {remark}")));
+        warnings.extend(
+            held_up.iter().map(|(pod, holder)| format!("{pod} has the UID of {holder} and starts once that is gone")),
+        );
         if !node.may_protect_from_oom && pods.values().any(|pod| translate::wants_oom_protection(pod, node)) {
             warnings.push(
                 "without CAP_SYS_RESOURCE containers run with no protection from the OOM killer (oom_score_adj)"

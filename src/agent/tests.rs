@@ -16,6 +16,7 @@ use crate::runtime::{ContainerSpec, State};
 
 mod sources;
 mod timing;
+mod uids;
 
 /// What the agents of a host have recorded as made, and not as gone.
 #[derive(Default)]

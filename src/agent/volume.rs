@@ -224,7 +224,7 @@ async fn host(volume: &str, source: &HostPathVolumeSource, ledger: &Writer) -> R
             fsx::create_directories(&path, 0o755).map_err(files)?;
         }
         "FileOrCreate" if present.is_none() => {
-            record(vec![Creation::File { path: path.clone() }]).await?;
+            record(vec![Creation::HostFile { path: path.clone() }]).await?;
             fsx::open_append(&path, 0o644).map_err(files)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
                 .map_err(|error| files(FsError::of("set the mode of", &path)(error)))?;
@@ -324,7 +324,7 @@ mod tests {
     impl Ledger for Recorder {
         fn record(&self, records: &[Record]) -> Result<(), JournalError> {
             for record in records {
-                let Record::Make { what: Creation::Directory { path } | Creation::File { path } } = record else {
+                let Record::Make { what: Creation::Directory { path } | Creation::HostFile { path } } = record else {
                     panic!("{record:?}");
                 };
                 assert!(!path.exists(), "recorded before it is made");

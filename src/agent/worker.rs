@@ -113,6 +113,14 @@ pub enum Wanted {
 }
 
 impl Wanted {
+    /// UID of the pod to run.
+    pub fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Run { pod, .. } => Some(&pod.uid),
+            Self::Remove | Self::Keep => None,
+        }
+    }
+
     /// Whether what other pods answer matters.
     fn depends_on_others(&self) -> bool {
         matches!(self, Self::Run { order, .. } if !(order.wait_for.is_empty() && order.uses.is_empty()))
