@@ -7,7 +7,8 @@
 //! - One agent per root, by file lock. It never touches a container without its label.
 //! - Containers outlive the agent: on shutdown they are left running, and the next agent takes them over by label
 //!   without touching what is right.
-//! - A crash is acted on when it happens (events); what events miss is caught by a complete list every 15 s.
+//! - A crash is acted on when it happens (events); what events miss is caught by a complete list every 15 s. While a
+//!   container of a pod is being stopped or its image pulled, the rest of that pod waits, as with a kubelet.
 //! - Nothing of a source is removed before that source has been read once; no source holds up another one.
 //! - No decision needs the API server.
 //!
