@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::history::Life;
 use crate::host::eventually;
 use crate::node::{IGNORE, LIMIT, Manifest, OTHER_IMAGE, assert_no_overlap, node};
 use crate::together::note;
@@ -37,22 +38,36 @@ pub(crate) fn check_14_the_old_pod_has_its_grace() {
 }
 
 pub(crate) fn check_15_of_many_quick_edits_only_the_last_counts() {
-    node().put("c15.yaml", &Manifest::named("c15").text());
-    let first = node().until_runs("c15", "c", |_| true);
-    for version in 0..100 {
-        node().put("c15.yaml", &Manifest::named("c15").spec(&format!("hostname: v{version}")).text());
-        std::thread::sleep(Duration::from_millis(50));
+    // An edit counts once no other follows for a moment, and a busy machine may take longer than that between two:
+    // what the agent does of itself shows in the best of some rounds.
+    const ROUNDS: usize = 5;
+    for round in 1..=ROUNDS {
+        let early = versions_started_too_early(&format!("c15-{round}"));
+        if early.is_empty() {
+            return;
+        }
+        note(&format!("{} of 100 versions were started before the last one", early.len()));
+        assert!(round < ROUNDS, "{early:#?}");
     }
-    node().put("c15.yaml", &Manifest::named("c15").image(OTHER_IMAGE).text());
-    node().until_runs("c15", "c", |life| life.image == OTHER_IMAGE);
-    node().until_read("c15");
-    let lives = node().lives("c15");
+}
+
+/// Writes a hundred versions of a running pod in about a second, and looks for others than the last one.
+fn versions_started_too_early(name: &str) -> Vec<Life> {
+    let file = format!("{name}.yaml");
+    node().put(&file, &Manifest::named(name).text());
+    let first = node().until_runs(name, "c", |_| true);
+    for version in 0..100 {
+        node().put(&file, &Manifest::named(name).spec(&format!("hostname: v{version}")).text());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    node().put(&file, &Manifest::named(name).image(OTHER_IMAGE).text());
+    let last = node().until_runs(name, "c", |life| life.image == OTHER_IMAGE);
+    node().until_read(name);
+    let lives = node().lives(name);
     assert_no_overlap(&lives);
-    let later: Vec<_> = lives.iter().filter(|life| life.uid != first.uid && life.started.is_some()).collect();
-    // One more where this machine takes longer between two edits than the agent waits for the next one.
-    assert!(later.len() <= 2, "{later:#?}");
-    let running: Vec<_> = later.iter().filter(|life| life.runs()).map(|life| life.image.as_str()).collect();
-    assert_eq!(running, [OTHER_IMAGE], "{later:#?}");
+    let running: Vec<_> = lives.iter().filter(|life| life.runs()).map(|life| &life.uid).collect();
+    assert_eq!(running, [&last.uid], "{lives:#?}");
+    lives.into_iter().filter(|life| ![&first.uid, &last.uid].contains(&&life.uid) && life.started.is_some()).collect()
 }
 
 pub(crate) fn check_16_a_removed_pod_is_stopped_and_leaves_nothing() {
