@@ -43,6 +43,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod error;
+pub mod etcd;
 pub mod fsx;
 pub mod health;
 pub mod init;

@@ -1,0 +1,11 @@
+//! etcd.
+
+mod bolt;
+mod crc32c;
+mod protobuf;
+mod put_back;
+mod wal;
+
+pub use bolt::{BoltError, Contents};
+pub use put_back::{PutBack, Served, may_put_back};
+pub use wal::{Content, Growth, Record, WalError};
