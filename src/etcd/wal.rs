@@ -277,14 +277,15 @@ impl Reader {
 
     /// Reads to the end, which has to be one: after the last record there is nothing but zeros.
     fn drain(&mut self, records: &mut Vec<Record>) -> Result<(), WalError> {
+        const ZEROS: &[u8] = &[0; 1 << 14];
         while let Some(record) = self.next()? {
             records.push(record);
         }
-        let mut chunk = [0; 1 << 14];
+        let mut chunk = [0; ZEROS.len()];
         loop {
             match self.file.read(&mut chunk).map_err(FsError::of("read", &self.path))? {
                 0 => return Ok(()),
-                read if chunk[..read].iter().all(|&byte| byte == 0) => {}
+                read if chunk[..read] == ZEROS[..read] => {}
                 _ => return Err(self.unreadable("nothing but zeros after the last record")),
             }
         }
