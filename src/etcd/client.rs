@@ -247,9 +247,15 @@ impl Client {
         self.wait_for_version(series, deadline.saturating_sub(begin.elapsed())).await
     }
 
-    /// Takes a downgrade back that was enabled: the cluster goes up again to what its members run.
-    pub async fn cancel_downgrade(&self) -> Result<()> {
-        self.downgrade("downgrade cancel", &json!({ "action": "CANCEL" })).await
+    /// Ends a downgrade that is enabled; none is fine. While one is, the cluster goes no further up than its target.
+    ///
+    /// On the new etcd this takes the downgrade back. On the old one it completes it: etcd does that by itself some
+    /// seconds after the start, and whoever stops it before finds the next upgrade stuck at the old version.
+    pub async fn end_downgrade(&self) -> Result<()> {
+        if self.status().await?.downgrade_info.enabled {
+            self.downgrade("downgrade cancel", &json!({ "action": "CANCEL" })).await?;
+        }
+        Ok(())
     }
 
     /// Waits until the cluster and the data are of `series`. An etcd that does not answer meanwhile is asked again.
@@ -454,5 +460,135 @@ impl Sum {
     fn verify(self) -> Result<u64> {
         let whole = self.bytes % 512 == Self::BYTES as u64;
         if whole && self.context.finish().as_ref() == self.tail { Ok(self.bytes) } else { Err(ClientError::Checksum) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::health::testing::{Server, install_provider};
+
+    fn client_of(server: &Server) -> Client {
+        install_provider();
+        Client::new(server.url("/"), &Trust::Plain).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_status_is_read_as_etcd_writes_it() {
+        let server = Server::plain(
+            "200 OK",
+            r#"{"header":{"cluster_id":"9151734699010623715", "member_id":"3153101805118352275", "revision":"122", "raft_term":"3"},
+                "version":"3.7.0", "dbSize":"28672", "leader":"3153101805118352275", "raftIndex":"4", "raftTerm":"3",
+                "raftAppliedIndex":"4", "errors":["memberID:3153101805118352275 alarm:NOSPACE "], "dbSizeInUse":"20480",
+                "storageVersion":"3.6.0", "dbSizeQuota":"2147483648",
+                "downgradeInfo":{"enabled":true, "targetVersion":"3.6.0"}}"#,
+        );
+        let status = client_of(&server).status().await.unwrap();
+        assert_eq!(status.header, Header { member_id: 3_153_101_805_118_352_275, revision: 122, raft_term: 3 });
+        assert_eq!((status.db_size, status.db_size_in_use, status.raft_applied_index), (28_672, 20_480, 4));
+        assert_eq!(status.leader, status.header.member_id);
+        assert!(status.downgrade_info.enabled && status.errors[0].contains("NOSPACE"), "{status:?}");
+
+        // The gateway leaves out what is zero: no leader, nothing stored.
+        let server = Server::plain("200 OK", r#"{"header":{}, "version":"3.6.8", "downgradeInfo":{}}"#);
+        let status = client_of(&server).status().await.unwrap();
+        assert_eq!((status.leader, status.header.revision, status.downgrade_info.enabled), (0, 0, false));
+    }
+
+    #[tokio::test]
+    async fn refusals_nonsense_and_silence_are_told_apart() {
+        for (status, body, expected) in [
+            (
+                "400 Bad Request",
+                r#"{"code":3, "message":"etcdserver: invalid downgrade target version"}"#,
+                "etcd refuses `downgrade validate`: invalid downgrade target version",
+            ),
+            ("502 Bad Gateway", "<html>", "cannot understand etcd's answer to `downgrade validate`"),
+            ("200 OK", "<html>", "cannot understand etcd's answer to `downgrade validate`"),
+        ] {
+            let server = Server::plain(status, body);
+            let error = client_of(&server).validate_downgrade("3.6.0".parse().unwrap()).await.unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
+        let gone = Server::plain("200 OK", "").stopped();
+        let error = client_of(&gone).members().await.unwrap_err();
+        assert!(matches!(error, ClientError::NoAnswer { reason: Unhealthy::Refused, .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_version_is_waited_for_with_a_deadline() {
+        let server = Server::plain("200 OK", r#"{"etcdserver":"3.7.0","etcdcluster":"3.6.0","storage":"3.7.0"}"#);
+        let client = client_of(&server);
+        let wait = |text: &str| client.wait_for_version(text.parse().unwrap(), Duration::ZERO);
+        let error = wait("3.6.0").await.unwrap_err().to_string();
+        assert_eq!(error, "etcd's cluster is still at version 3.6.0, its data at 3.7.0, after 0 s; 3.6 was asked for");
+        let server = Server::plain("200 OK", r#"{"etcdserver":"3.7.0","etcdcluster":"3.6.0","storage":"3.6.0"}"#);
+        client_of(&server).wait_for_version("3.6.8".parse().unwrap(), Duration::ZERO).await.unwrap();
+    }
+
+    /// What etcd streams for `content`, in pieces of `size` bytes.
+    fn stream(content: &[u8], size: usize) -> String {
+        let mut left = content.len();
+        let lines = content.chunks(size).map(|piece| {
+            left -= piece.len();
+            let blob = BASE64_STANDARD.encode(piece);
+            json!({ "result": { "remaining_bytes": left.to_string(), "blob": blob } }).to_string() + "\n"
+        });
+        lines.collect()
+    }
+
+    /// A database with its sum.
+    fn database() -> Vec<u8> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/etcd/copy.db");
+        let mut content = fs::read(path).unwrap();
+        content.resize(content.len().next_multiple_of(4096), 0);
+        let sum = digest::digest(&digest::SHA256, &content);
+        content.extend(sum.as_ref());
+        content
+    }
+
+    async fn save(body: &str) -> (tempfile::TempDir, PathBuf, Result<Snapshot>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("snapshot.db");
+        let snapshot = client_of(&Server::plain("200 OK", body)).snapshot(&path, &mut |_, _| {}).await;
+        (directory, path, snapshot)
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_there_whole() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let content = database();
+        for size in [content.len(), 32 * 1024, 1000, 7 * 32] {
+            let (directory, path, snapshot) = save(&stream(&content, size)).await;
+            assert_eq!(snapshot.unwrap(), Snapshot { bytes: content.len() as u64, revision: 122 });
+            assert_eq!(fs::read(&path).unwrap(), content);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_not_there_at_all_if_it_is_not_whole() {
+        let content = database();
+        let mut damaged = content.clone();
+        damaged[9_000] ^= 1;
+        let whole = stream(&content, 32 * 1024);
+        let cut = whole.trim_end().rfind('\n').unwrap() + 1;
+        let error_line = "{\"error\":{\"code\":14,\"message\":\"etcdserver: no leader\"}}\n";
+        for (what, body, expected) in [
+            ("damaged", stream(&damaged, 32 * 1024), "the snapshot was damaged on its way: its checksum is wrong"),
+            ("without its end", whole[..cut].to_owned(), "the snapshot was damaged on its way: its checksum is wrong"),
+            ("cut within a line", whole[..whole.len() - 9].to_owned(), "etcd does not answer `snapshot`"),
+            ("nothing", String::new(), "the snapshot was damaged on its way: its checksum is wrong"),
+            ("an error", whole[..cut].to_owned() + error_line, "etcd refuses `snapshot`: no leader"),
+            ("nonsense", "<html>\n".to_owned(), "cannot understand etcd's answer to `snapshot`"),
+        ] {
+            let (directory, _, snapshot) = save(&body).await;
+            assert_eq!(snapshot.unwrap_err().to_string(), expected, "{what}");
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "{what}");
+        }
     }
 }

@@ -29,8 +29,9 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::bolt::{self, Contents};
-use super::put_back::{PutBack, may_put_back};
-use super::wal;
+use super::put_back::{PutBack, Served, may_put_back};
+use super::series::Series;
+use super::wal::{self, Content, Record};
 use crate::fsx::{self, FsError};
 
 /// Space that is left to the new etcd beside the copy, in bytes: it allocates two log files of 64 MB each in advance,
@@ -192,6 +193,19 @@ impl DataDir {
         Ok(bolt::read(&database(&self.member()))?)
     }
 
+    /// Whether an etcd of `series` can open these data, with etcd stopped: it refuses data of a later storage version,
+    /// and a cluster of a later version (etcd, `schema.Validate` and `mustDetectDowngrade`). That one may be in the log
+    /// only, after SIGKILL. What cannot be read cannot be opened.
+    pub fn can_be_opened_by(&self, series: Series) -> Result<bool> {
+        let _idle = self.idle()?;
+        let Ok(contents) = bolt::read(&database(&self.member())) else { return Ok(false) };
+        let Ok(records) = wal::after(&log(&self.member()), contents.applied) else { return Ok(false) };
+        let is_version = |version: &Option<String>| version.as_ref().is_some_and(|version| series.is_of(version));
+        let moves = |record: &Record| matches!(record, Record::Entry { content: Content::ClusterVersion, .. });
+        let stays = !records.iter().any(moves);
+        Ok(stays && is_version(&contents.storage_version) && is_version(&contents.cluster_version))
+    }
+
     /// Copies the data, with etcd stopped. An earlier copy is removed first. `progress` is told the bytes done.
     pub fn copy(&self, id: &str, etcd: &str, progress: &mut dyn FnMut(u64)) -> Result<(CopyRecord, Copied)> {
         let _idle = self.idle()?;
@@ -231,7 +245,9 @@ impl DataDir {
     /// Whether the copy may be put back, with etcd stopped: see [`may_put_back`]. What cannot be read is a refusal.
     pub fn may_put_back(&self) -> Result<PutBack> {
         let _idle = self.idle()?;
-        self.need_copy(Place::Aside)?;
+        if !matches!(self.find_copy()?, Some((_, Place::Aside))) {
+            return Ok(PutBack::Refused(Served::NoCopy));
+        }
         let read = || {
             let growth = wal::growth(&log(&self.copied_member()), &log(&self.member()))?;
             let copy = bolt::read(&database(&self.copied_member()))?;
@@ -264,13 +280,6 @@ impl DataDir {
         }
         fsx::remove_file(&self.member().join(MARK))?;
         Ok(())
-    }
-
-    fn need_copy(&self, place: Place) -> Result<CopyRecord> {
-        match self.find_copy()? {
-            Some((record, at)) if at == place => Ok(record),
-            _ => Err(DataError::NoCopy(self.copy_directory())),
-        }
     }
 
     /// Proof that no etcd has the database open, which lasts as long as the file: bbolt takes the same lock.
@@ -567,6 +576,24 @@ mod tests {
     }
 
     #[test]
+    fn an_etcd_opens_data_of_its_own_series() {
+        for (log, database, old, new) in [
+            ("copy", "copy", true, false),
+            ("untouched", "untouched", false, true),
+            // Killed before the database had what the log says: that the cluster is of the new version.
+            ("put-killed", "copy", false, false),
+            ("empty", "empty", true, false),
+        ] {
+            let lab = Lab::new(log, database);
+            let opens = |version: &str| lab.data.can_be_opened_by(version.parse().unwrap()).unwrap();
+            assert_eq!((opens("3.6.8-0"), opens("3.7.0-0")), (old, new), "{log} with {database}");
+        }
+        let lab = Lab::new("copy", "copy");
+        fs::write(lab.path("member/snap/db"), "no database").unwrap();
+        assert!(!lab.data.can_be_opened_by("3.6.8-0".parse().unwrap()).unwrap());
+    }
+
+    #[test]
     fn nothing_is_done_while_an_etcd_runs() {
         let lab = Lab::new("copy", "copy");
         let running = File::open(lab.path("member/snap/db")).unwrap();
@@ -590,7 +617,7 @@ mod tests {
         fs::write(lab.path("plinth-copy/member/snap/left-over"), "").unwrap();
         assert_eq!(lab.data.find_copy().unwrap(), None);
         assert!(matches!(lab.data.put_back(), Err(DataError::NoCopy(_))));
-        assert!(matches!(lab.data.may_put_back(), Err(DataError::NoCopy(_))));
+        assert!(lab.refusal().is_some_and(|why| why.starts_with("there is no copy")));
         lab.copy();
         assert!(!lab.path("plinth-copy/member/snap/left-over").exists());
         // A record without its data, or with other data, is no copy either.

@@ -57,6 +57,9 @@ pub enum Served {
         /// Of the new etcd's data.
         new: u64,
     },
+    /// There is nothing that could be put back.
+    #[error("there is no copy of the old etcd's data, or it is in use already")]
+    NoCopy,
     /// Unknown: the logs cannot be read or compared.
     #[error("it is not known what the new etcd has written")]
     Log(#[from] WalError),

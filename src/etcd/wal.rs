@@ -152,6 +152,26 @@ pub fn growth(copy: &Path, new: &Path) -> Result<Growth, WalError> {
     Ok(Growth { copied, records })
 }
 
+/// The records in the log `directory` from the entry after `index` on, of a stopped etcd. The log has to be whole.
+pub fn after(directory: &Path, index: u64) -> Result<Vec<Record>, WalError> {
+    let files = files(directory)?;
+    let begin = files.iter().rposition(|file| file.first <= index + 1).unwrap_or(0);
+    if files.is_empty() {
+        return Err(WalError::Missing(directory.to_path_buf()));
+    }
+    let mut records = Vec::new();
+    let mut sum = None;
+    for file in &files[begin..] {
+        let mut reader = Reader::open(directory.join(&file.name))?;
+        reader.sum = sum;
+        reader.drain(&mut records)?;
+        sum = reader.sum;
+    }
+    let is_up_to = |record: &Record| matches!(record, Record::Entry { index: at, .. } if *at <= index);
+    let begin = records.iter().rposition(is_up_to).map_or(0, |last| last + 1);
+    Ok(records.split_off(begin))
+}
+
 struct LogFile {
     name: String,
     sequence: u64,
@@ -463,6 +483,19 @@ mod tests {
             _ => None,
         });
         assert!(indices.eq(growth.copied + 1..=growth.copied + 4));
+    }
+
+    #[test]
+    fn what_came_after_an_entry_is_found() {
+        let log = log(&[(FIRST, &fixture("put"))]);
+        let last = growth(log.path(), log.path()).unwrap().copied;
+        let contents_after = |index| {
+            let records = after(log.path(), index).unwrap();
+            contents(&Growth { copied: index, records })
+        };
+        assert_eq!(contents_after(last), []);
+        assert_eq!(contents_after(last - 2), [Content::ClusterVersion, Content::Write("put")]);
+        assert_eq!(u64::try_from(contents_after(0).len()).unwrap(), last);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One etcd at a time in a container, on one data directory, as the control plane runs it: mutual TLS, host network.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -43,7 +44,7 @@ impl Lab {
     pub(crate) fn new() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let directory = PathBuf::from(std::env::var_os("PLINTH_SANDBOX_DIR").unwrap());
-        fs::create_dir(directory.join("data")).unwrap();
+        fs::DirBuilder::new().mode(0o700).create(directory.join("data")).unwrap();
         let (trust, http) = certificates(&directory.join("pki"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let client = Client::new("https://127.0.0.1:2379".parse().unwrap(), &trust).unwrap();
