@@ -41,7 +41,7 @@ pub struct Contents {
 }
 
 /// Reads what `path` says about itself; some pages, however large the file is.
-pub fn read(path: &Path) -> Result<Contents, BoltError> {
+pub(super) fn read(path: &Path) -> Result<Contents, BoltError> {
     let database = Database::open(path)?;
     let number = |key: &[u8]| -> Result<u64, BoltError> {
         let value = database.get(b"meta", key)?;

@@ -89,8 +89,7 @@ pub enum ClientError {
     Database(#[from] BoltError),
 }
 
-/// Shorthand for results of this module.
-pub type Result<T> = std::result::Result<T, ClientError>;
+type Result<T> = std::result::Result<T, ClientError>;
 
 /// Versions, as `/version` tells them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -83,8 +83,7 @@ pub enum DataError {
     Database(#[from] bolt::BoltError),
 }
 
-/// Shorthand for results of this module.
-pub type Result<T> = std::result::Result<T, DataError>;
+type Result<T> = std::result::Result<T, DataError>;
 
 /// What a copy would need, for `plan` to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -329,7 +328,7 @@ fn log(member: &Path) -> PathBuf {
 /// Left out are files that etcd has only prepared: the next log file, 64 MB of nothing, and unfinished snapshots.
 fn is_needed(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    !Path::new(name).extension().is_some_and(|extension| extension == "tmp") && name != MARK
+    Path::new(name).extension().is_none_or(|extension| extension != "tmp") && name != MARK
 }
 
 fn os(operation: &'static str, path: &Path) -> impl FnOnce(Errno) -> DataError {

@@ -107,7 +107,7 @@ pub struct Growth {
 ///
 /// Only the copy's last file is compared, byte by byte: files are only ever appended to, those before it are closed,
 /// and the sum at its head stands for them.
-pub fn growth(copy: &Path, new: &Path) -> Result<Growth, WalError> {
+pub(super) fn growth(copy: &Path, new: &Path) -> Result<Growth, WalError> {
     let last = files(copy)?.pop().ok_or_else(|| WalError::Missing(copy.to_path_buf()))?;
     let mut old = Reader::open(copy.join(&last.name))?;
     let path = new.join(&last.name);
@@ -153,7 +153,7 @@ pub fn growth(copy: &Path, new: &Path) -> Result<Growth, WalError> {
 }
 
 /// The records in the log `directory` from the entry after `index` on, of a stopped etcd. The log has to be whole.
-pub fn after(directory: &Path, index: u64) -> Result<Vec<Record>, WalError> {
+pub(super) fn after(directory: &Path, index: u64) -> Result<Vec<Record>, WalError> {
     let files = files(directory)?;
     let begin = files.iter().rposition(|file| file.first <= index + 1).unwrap_or(0);
     if files.is_empty() {

@@ -10,7 +10,7 @@ use plinth::etcd::{Change, ClientError, Place};
 use serde_json::json;
 
 use crate::host;
-use crate::lab::{AGREED, End, Lab, NEW, OLD, series};
+use crate::lab::{AGREED, End, Lab, NEW, OLD, exec, series, stop};
 use crate::sandbox::note;
 
 /// Values of 64 KiB: as much as a small cluster holds.
@@ -29,7 +29,7 @@ fn copied() -> Lab {
         lab.put(&format!("filler-{number}"), &value);
     }
     lab.put("before", "1");
-    lab.end(End::Orderly);
+    stop(End::Orderly);
     copy(&lab);
     lab
 }
@@ -79,7 +79,7 @@ pub(crate) fn an_upgrade_that_served_nothing_is_undone() {
     ask_everything(&lab);
     assert_eq!(lab.get("before").as_deref(), Some("1"));
     assert!(lab.data.may_put_back().is_err(), "it runs");
-    let stopped = lab.end(End::Orderly);
+    let stopped = stop(End::Orderly);
     assert!(!lab.data.can_be_opened_by(series(OLD)).unwrap());
 
     // Why something has to be done at all: the old one does not start on these data.
@@ -97,7 +97,7 @@ pub(crate) fn an_upgrade_that_served_nothing_is_undone() {
     let back = lab.start_and_agree(OLD);
     assert_eq!(lab.get("before").as_deref(), Some("1"));
     assert_eq!(lab.put("after", "1"), VALUES + 3);
-    lab.end(End::Orderly);
+    stop(End::Orderly);
     assert_eq!(lab.data.find_copy().unwrap().unwrap().1, Place::InUse);
     lab.data.discard().unwrap();
     note(&format!(
@@ -114,7 +114,7 @@ pub(crate) fn an_upgrade_that_served_goes_back_by_downgrade() {
     let lab = copied();
     lab.start_and_agree(NEW);
     let revision = lab.put("served", "by 3.7.0");
-    lab.end(End::Orderly);
+    stop(End::Orderly);
     assert_eq!(lab.data.contents().unwrap().revision, revision);
     let refusal = lab.refusal().unwrap();
     assert!(refusal.starts_with("the new etcd has written: put"), "{refusal}");
@@ -126,7 +126,7 @@ pub(crate) fn an_upgrade_that_served_goes_back_by_downgrade() {
     // It still serves, and whoever was killed meanwhile may ask again.
     lab.put("served too", "by 3.7.0 as 3.6");
     lab.ask(lab.client.downgrade_to(series(OLD), AGREED)).unwrap();
-    lab.end(End::Orderly);
+    stop(End::Orderly);
     assert!(lab.data.can_be_opened_by(series(OLD)).unwrap());
     let back = lab.start_and_agree(OLD);
     for key in ["served", "served too", "before"] {
@@ -138,7 +138,7 @@ pub(crate) fn an_upgrade_that_served_goes_back_by_downgrade() {
     // And up again, where a downgrade that was enabled can be taken back.
     lab.ask(lab.client.end_downgrade()).unwrap();
     lab.ask(lab.client.end_downgrade()).unwrap();
-    lab.end(End::Orderly);
+    stop(End::Orderly);
     lab.start_and_agree(NEW);
     lab.ask(lab.client.downgrade_to(series(OLD), AGREED)).unwrap();
     lab.ask(lab.client.end_downgrade()).unwrap();
@@ -150,7 +150,9 @@ pub(crate) fn every_kind_of_write_is_noticed() {
         BASE64_STANDARD.encode(name)
     }
     type Deed = fn(&Lab);
-    let put: Deed = |lab| drop(lab.put("written", "1"));
+    let put: Deed = |lab| {
+        lab.put("written", "1");
+    };
     let nothing: Deed = |_| {};
     let deeds: [(&str, Deed, End, Option<&str>); 11] = [
         ("nothing", nothing, End::Orderly, None),
@@ -204,7 +206,7 @@ pub(crate) fn every_kind_of_write_is_noticed() {
     for (what, deed, end, expected) in deeds {
         lab.start(NEW);
         deed(&lab);
-        lab.end(end);
+        stop(end);
         if what.ends_with("torn") {
             tear(&lab);
         }
@@ -212,7 +214,7 @@ pub(crate) fn every_kind_of_write_is_noticed() {
         match expected {
             None => assert_eq!(refusal, None, "{what}"),
             Some(expected) => {
-                assert!(refusal.as_ref().is_some_and(|why| why.contains(expected)), "{what}: {refusal:?}")
+                assert!(refusal.as_ref().is_some_and(|why| why.contains(expected)), "{what}: {refusal:?}");
             }
         }
         // From the same data again: this once without asking whether it may be.
@@ -246,14 +248,14 @@ pub(crate) fn a_snapshot_is_one_for_etcds_own_tools() {
     note(&format!("snapshot: {} MiB in {}", snapshot.bytes >> 20, ms(took)));
 
     let path = path.display();
-    let status = lab.exec(&format!("etcdutl snapshot status {path} --write-out=json")).ok().json();
+    let status = exec(&format!("etcdutl snapshot status {path} --write-out=json")).ok().json();
     assert_eq!(status["revision"], snapshot.revision, "{status}");
     let restored = lab.path("restored");
-    lab.exec(&format!("etcdutl snapshot restore {path} --data-dir={}", restored.display())).ok();
+    exec(&format!("etcdutl snapshot restore {path} --data-dir={}", restored.display())).ok();
     assert!(restored.join("member/snap/db").exists());
 
     // Nobody is there: nothing is left under any name.
-    lab.end(End::Orderly);
+    stop(End::Orderly);
     let path = lab.path("nobody.db");
     let error = lab.ask(lab.client.snapshot(&path, &mut |_, _| {})).unwrap_err();
     assert!(matches!(error, ClientError::NoAnswer { .. }), "{error:?}");
@@ -272,7 +274,7 @@ pub(crate) fn a_member_moves_to_another_address() {
     let error = lab.ask(lab.client.update_peer_urls(member.id ^ 1, &new)).unwrap_err();
     assert_eq!(error.to_string(), "etcd refuses `member update`: member not found");
     // It starts with what it has in its data, whatever its flags say.
-    lab.end(End::Orderly);
+    stop(End::Orderly);
     lab.start(OLD);
     assert_eq!(lab.ask(lab.client.members()).unwrap()[0].peer_urls, new);
 }

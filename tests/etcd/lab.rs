@@ -20,7 +20,7 @@ pub(crate) const OLD: &str = "registry.k8s.io/etcd:3.6.8-0";
 pub(crate) const NEW: &str = "registry.k8s.io/etcd:3.7.0-0";
 
 /// For whatever etcd takes some seconds to agree on.
-pub(crate) const AGREED: Duration = Duration::from_secs(60);
+pub(crate) const AGREED: Duration = Duration::from_mins(1);
 
 /// How an etcd ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,22 +93,6 @@ impl Lab {
         took
     }
 
-    /// Ends etcd; returns when its container is gone.
-    pub(crate) fn end(&self, end: End) -> Duration {
-        let begin = Instant::now();
-        host::docker(match end {
-            End::Orderly => "stop --time 30 etcd",
-            End::Killed => "kill etcd",
-        });
-        host::docker("rm etcd");
-        begin.elapsed()
-    }
-
-    /// Runs one of etcd's programs in its container.
-    pub(crate) fn exec(&self, line: &str) -> Ended {
-        run(Command::new("docker").args(["exec", "etcd"]).args(line.split_whitespace()), host::SOON)
-    }
-
     /// Asks etcd as a client of the data does: `path` below `/v3/`.
     pub(crate) fn call(&self, path: &str, body: &Value) -> Value {
         let url = format!("https://127.0.0.1:2379/v3/{path}");
@@ -143,6 +127,22 @@ impl Lab {
         let files = fs::read_dir(self.data.member().join("wal")).unwrap().map(|entry| entry.unwrap().path());
         files.filter(|path| path.extension().is_some_and(|extension| extension == "wal")).max().unwrap()
     }
+}
+
+/// Ends etcd; returns when its container is gone, with the time that took.
+pub(crate) fn stop(end: End) -> Duration {
+    let begin = Instant::now();
+    host::docker(match end {
+        End::Orderly => "stop --time 30 etcd",
+        End::Killed => "kill etcd",
+    });
+    host::docker("rm etcd");
+    begin.elapsed()
+}
+
+/// Runs one of etcd's programs in its container.
+pub(crate) fn exec(line: &str) -> Ended {
+    run(Command::new("docker").args(["exec", "etcd"]).args(line.split_whitespace()), host::SOON)
 }
 
 /// `3.6` of an image's name.
