@@ -16,7 +16,7 @@ use crate::apply::autopsy::{self, Autopsy};
 use crate::apply::{self, ApplyError, Goal, Host, Outcome};
 use crate::config::{self, Cluster};
 use crate::error::Hint;
-use crate::fsx::{self, FsError, Lock};
+use crate::fsx::{self, FsError, Holder, Lock};
 use crate::journal::{Creation, JournalError, Ledger, Record};
 use crate::layout::Layout;
 use crate::manifests::{self, Manifest, ManifestError};
@@ -108,7 +108,8 @@ impl Hint for InitError {
             Self::Unhealthy { .. } => vec![
                 "mend the cause and run the same command again; or `plinth reset` to take everything away".to_owned(),
             ],
-            Self::File(_) | Self::Journal(_) | Self::Manifest(_) | Self::Service(_) | Self::Apply(_) => Vec::new(),
+            Self::Journal(error) => error.hints(),
+            Self::File(_) | Self::Manifest(_) | Self::Service(_) | Self::Apply(_) => Vec::new(),
         }
     }
 }
@@ -230,7 +231,7 @@ impl<'a, R: Runtime> Init<'a, R> {
     /// What runs. Components are asked for their health only where an agent could run them.
     async fn live(&self, ledger: &Ledger) -> Result<Live, InitError> {
         let Host { layout, runtime, .. } = self.host;
-        let agent_runs = service::running(layout)?.is_some();
+        let agent_runs = service::running(layout)? != Holder::Free;
         let has_containers = match takedown::agent_id(layout)? {
             // A runtime that is away is for preflight to report; what the journal knows is good enough here.
             Some(id) => match runtime.list(&id).await {

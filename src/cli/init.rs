@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Failure, Outcome, agent, interrupted};
+use super::{Context, Failure, Outcome, agent, interrupted, ledger};
 use crate::agent::AgentError;
 use crate::apply::{self, Host, Launch};
 use crate::config::{self, Cluster, ConfigFile, HostFacts, HostView, Loaded, Overrides};
@@ -117,7 +117,7 @@ impl Args {
 pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
     let Context { printer, layout, clock, .. } = context;
     let journal = Journal::of(layout);
-    let loaded = load(args, context, &journal.ledger()?)?;
+    let loaded = load(args, context, &ledger(&journal)?)?;
     for warning in &loaded.warnings {
         printer.warning(warning);
     }
@@ -207,7 +207,8 @@ impl ForegroundAgent {
             let (begin, stop) = (begin.clone(), stop.clone());
             async move {
                 begin.notified().await;
-                crate::agent::run(options, docker, clock, stop).await
+                // On the heap: it is as large as everything that an agent does.
+                Box::pin(crate::agent::run(options, docker, clock, stop)).await
             }
         });
         Ok(Self { begin, stop, running })
