@@ -38,6 +38,8 @@ pub struct Contents {
     pub storage_version: Option<String>,
     /// The version that the cluster last agreed on, `3.7.0`.
     pub cluster_version: Option<String>,
+    /// How many members the cluster has.
+    pub members: usize,
 }
 
 /// Reads what `path` says about itself; some pages, however large the file is.
@@ -60,6 +62,7 @@ pub(super) fn read(path: &Path) -> Result<Contents, BoltError> {
         applied: number(b"consistent_index")?,
         storage_version: text(b"meta", b"storageVersion")?,
         cluster_version: text(b"cluster", b"clusterVersion")?,
+        members: database.count(b"members")?,
     })
 }
 
@@ -190,6 +193,15 @@ impl Database {
         Ok(self.find(root, key)?.map(|(_, value)| value))
     }
 
+    /// How many keys a bucket has, for one with few.
+    fn count(&self, bucket: &[u8]) -> Result<usize, BoltError> {
+        let Some(root) = self.bucket(bucket)? else { return Ok(0) };
+        match root.flags() {
+            LEAF => Ok(root.count()),
+            _ => Err(self.malformed("a bucket with more keys than it can have")),
+        }
+    }
+
     /// The greatest key of a bucket; `None` when it is empty or not there.
     fn last_key(&self, bucket: &[u8]) -> Result<Option<Vec<u8>>, BoltError> {
         let Some(root) = self.bucket(bucket)? else { return Ok(None) };
@@ -292,7 +304,7 @@ mod tests {
             let contents = read(&fixture(name)).unwrap();
             let versions = (contents.storage_version.as_deref(), contents.cluster_version.as_deref());
             assert_eq!((contents.revision, versions), (revision, (storage, cluster)), "{name}");
-            assert!(contents.applied >= revision, "{name}: {contents:?}");
+            assert!(contents.applied >= revision && contents.members == 1, "{name}: {contents:?}");
         }
     }
 

@@ -529,6 +529,7 @@ mod tests {
         let (record, copied) = lab.copy();
         assert_eq!(record, CopyRecord { id: "7".into(), etcd: "etcd:3.6.8-0".into(), revision: 122 });
         assert!(copied.bytes + copied.shared < 1_000_000, "holes are not copied: {copied:?}");
+        assert_eq!(copied.shared > 0, lab.data.prospect().unwrap().shares_blocks);
         assert_eq!(lab.data.find_copy().unwrap(), Some((record.clone(), Place::Aside)));
         assert_eq!(lab.refusal(), None);
 

@@ -15,6 +15,9 @@
 //! its keys are deleted, and a client may have seen that. Renewing a lease leaves no entry; leases begin anew with every
 //! start. Reads leave none either.
 //!
+//! All this holds for a cluster of one member. One of several may not forget for whom it has voted, nor what it has told
+//! the others it has: there nothing is ever put back.
+//!
 //! A raft snapshot beyond the last entry was received from another member, with writes that never were in this log.
 //! What cannot be read or understood counts as served. The revisions are compared on top, as a second witness that
 //! knows nothing of the first: they have to be equal, unless the copied etcd was killed and had more in its log than
@@ -49,6 +52,9 @@ pub enum Served {
         /// Index of the last entry that the snapshot stands for.
         index: u64,
     },
+    /// The cluster has other members, to whom this one has spoken.
+    #[error("the cluster has {0} members, and none of them can go back alone")]
+    Members(usize),
     /// The databases are at different revisions.
     #[error("the new etcd's data are at revision {new}, the copy's at {copy}")]
     Revision {
@@ -71,6 +77,9 @@ pub enum Served {
 /// Decides from what is in the database of the copy and of the new etcd, both stopped, and what the new etcd's log has
 /// beyond the copy's.
 pub fn may_put_back(copy: &Contents, new: &Contents, growth: &Growth) -> PutBack {
+    if let Some(members) = [copy.members, new.members].into_iter().find(|&members| members != 1) {
+        return PutBack::Refused(Served::Members(members));
+    }
     let mut last = growth.copied;
     for record in &growth.records {
         match *record {
@@ -96,7 +105,7 @@ mod tests {
     use super::*;
 
     fn at(revision: u64, applied: u64) -> Contents {
-        Contents { revision, applied, storage_version: None, cluster_version: None }
+        Contents { revision, applied, storage_version: None, cluster_version: None, members: 1 }
     }
 
     fn entry(index: u64, content: Content) -> Record {
@@ -178,6 +187,13 @@ mod tests {
                 at(4, 11),
                 vec![election],
                 Some("the new etcd's data are at revision 4, the copy's at 5"),
+            ),
+            (
+                "one of three members",
+                Contents { members: 3, ..at(5, 10) },
+                at(5, 10),
+                vec![],
+                Some("the cluster has 3 members, and none of them can go back alone"),
             ),
         ] {
             let verdict = may_put_back(&copy, &new, &Growth { copied: 10, records });
