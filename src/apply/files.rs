@@ -16,7 +16,7 @@ const MANIFESTS_MODE: u32 = 0o700;
 /// Mode of etcd's data directory (kubeadm: `CreateLocalEtcdStaticPodManifestFile`).
 const ETCD_DATA_MODE: u32 = 0o700;
 /// Mode of a manifest (kubeadm: `WriteStaticPodToDisk`).
-const MANIFEST_MODE: u32 = 0o600;
+pub(super) const MANIFEST_MODE: u32 = 0o600;
 
 /// Performs `steps`, all of them `Issue` or `WriteManifest`: makes everything in memory, then writes it, what others
 /// refer to first.

@@ -2,34 +2,46 @@
 //!
 //! [`observe()`] looks at the host; [`compute`] decides, without I/O and without a clock; [`crate::apply`] acts. The
 //! first `init` is the plan from an empty host, a rerun is the plan from what is there, and nothing to do is an empty
-//! plan.
+//! plan. There is no other way to change a control plane.
 //!
 //! # Guarantees
 //! - A foreign file in our way is a refusal that names it, never a step.
-//! - Until an `init` has been committed, what an earlier attempt made is replaced where it does not fit; afterwards a
-//!   difference is a refusal that shows it.
+//! - Until an `init` has been committed, what an earlier attempt made is replaced where it does not fit. Afterwards each
+//!   component is compared by itself with what was rendered for it last time, so that one that is to change restarts
+//!   alone, and what somebody did by hand is told from what somebody asks for.
+//! - Authorities, the key of service-account tokens and etcd's data are never made anew for a cluster that has them.
 //! - All refusals are found at once, before anything is touched.
 
+mod change;
+mod file;
+pub mod generation;
 mod inventory;
 mod observe;
 mod phase;
+mod refusal;
+mod show;
+mod step;
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 
+pub use change::{Cause, Change, Class, ImageChange, NotYet, VersionChange};
+pub use file::{Inputs, PlanFile, PlanFileError};
+pub use generation::Generation;
 pub use inventory::{CredentialFile, Entry, Inventory, Kind};
-pub use observe::{
-    CONFIG_FILE, HOST_FILE, Live, authorities, certificates, external_ca, generation_directory, manifest_path, observe,
-    rendered_host, standing,
-};
+pub use observe::{Live, authorities, certificates, external_ca, manifest_path, observe, serials, standing};
 pub use phase::{INIT, Phase, Skip, UnknownPhase};
+pub use refusal::Refusal;
+pub use show::text;
+pub use step::{Back, Step, manifest_phase};
 
-use crate::error::Hint;
+use crate::config::Cluster;
 use crate::manifests::Manifest;
 use crate::release::Component;
+use crate::yaml;
 
 /// Something on disk that the configuration describes, by the name of the phase that makes it: `certs/apiserver`,
 /// `kubeconfig/admin`, `etcd/local`.
@@ -38,7 +50,9 @@ pub type Item = &'static str;
 /// What the configuration asks for, as far as it is compared.
 #[derive(Debug)]
 pub struct Desired<'a> {
-    /// The effective configuration in kubeadm's format.
+    /// The configuration.
+    pub cluster: &'a Cluster,
+    /// The same in kubeadm's format, as it is kept.
     pub config: &'a str,
     /// The four static pods.
     pub manifests: &'a [Manifest],
@@ -46,6 +60,19 @@ pub struct Desired<'a> {
     pub credentials: Vec<Credential>,
     /// etcd's data directory.
     pub etcd_data: PathBuf,
+    /// The control plane that runs here.
+    pub before: Option<Before<'a>>,
+}
+
+/// What this plinth makes of the configuration that the control plane runs with.
+#[derive(Debug)]
+pub struct Before<'a> {
+    /// That configuration.
+    pub cluster: &'a Cluster,
+    /// Its static pods, as this plinth renders them.
+    pub manifests: &'a [Manifest],
+    /// Credentials that are specified otherwise in what is asked for.
+    pub respecified: BTreeSet<Item>,
 }
 
 /// A certificate, key pair or kubeconfig to be there.
@@ -78,6 +105,10 @@ pub struct Observed {
     pub unhealthy: BTreeMap<Component, String>,
     /// Containers of ours exist.
     pub has_containers: bool,
+    /// Components of which a container runs.
+    pub running: BTreeSet<Component>,
+    /// Whether `admin.conf` has its rights; `None` where nobody could be asked.
+    pub cluster_admins: Option<bool>,
 }
 
 /// How far earlier runs came.
@@ -87,11 +118,18 @@ pub enum Standing {
     New,
     /// An `init` has begun and none has succeeded.
     Unfinished,
-    /// An `init` has succeeded.
-    Committed {
-        /// The configuration it had, in kubeadm's format.
-        config: String,
-    },
+    /// An `init` has succeeded; what the last one left.
+    Committed(Box<Generation>),
+}
+
+impl Standing {
+    /// The generation that runs here.
+    pub fn committed(&self) -> Option<&Generation> {
+        match self {
+            Self::Committed(generation) => Some(generation),
+            Self::New | Self::Unfinished => None,
+        }
+    }
 }
 
 /// A certificate, key pair or kubeconfig on disk.
@@ -101,6 +139,8 @@ pub enum Found {
     Good {
         /// False only for an authority without key.
         can_sign: bool,
+        /// A kubeconfig that works and leads elsewhere: where it leads, and where it should. People may want that.
+        other_server: Option<String>,
     },
     /// It is not.
     Bad {
@@ -108,7 +148,7 @@ pub enum Found {
         reason: String,
         /// What to do about it.
         hints: Vec<String>,
-        /// An earlier attempt of ours made it.
+        /// An earlier `init` of ours made it.
         ours: bool,
     },
 }
@@ -136,104 +176,16 @@ pub enum EtcdData {
     Foreign,
 }
 
-/// One thing to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "step", rename_all = "kebab-case")]
-pub enum Step {
-    /// Stop the agent and remove our containers: an attempt that did not succeed starts afresh, without its back-off.
-    StopPods,
-    /// Rename the data directory of an attempt that did not succeed and no longer fits.
-    SetEtcdDataAside {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// Make a certificate, key pair or kubeconfig.
-    Issue {
-        /// Which.
-        item: Item,
-        /// Replaces one of an earlier attempt; the reason it does not fit.
-        replaces: Option<String>,
-        /// Before everything else.
-        #[serde(skip)]
-        for_etcd: bool,
-    },
-    /// Write a static pod.
-    WriteManifest {
-        /// Whose.
-        component: Component,
-        /// The file differs from what is wanted.
-        replaces: bool,
-    },
-    /// Start the agent, now and at every boot.
-    StartAgent,
-    /// Wait until all components are healthy.
-    Wait,
-    /// Create the binding that gives `admin.conf` its rights.
-    BindClusterAdmins,
-    /// Record that the control plane is as configured.
-    Commit,
-}
-
-impl Step {
-    /// The phase it belongs to.
-    pub fn phase(&self) -> &'static str {
-        match self {
-            Self::StopPods | Self::SetEtcdDataAside { .. } | Self::StartAgent => "agent-start",
-            Self::Issue { item, .. } => item,
-            Self::WriteManifest { component, .. } => manifest_phase(*component),
-            Self::Wait | Self::Commit => "wait-control-plane",
-            Self::BindClusterAdmins => "cluster-admins",
-        }
-    }
-
-    /// Position in execution. etcd is started while the rest is still being made, which is worth a few tenths of a
-    /// second; within a rank the order is that of the phases.
-    fn rank(&self) -> u8 {
-        match self {
-            Self::StopPods => 0,
-            Self::SetEtcdDataAside { .. } => 1,
-            Self::Issue { for_etcd: true, .. } | Self::WriteManifest { component: Component::Etcd, .. } => 2,
-            Self::StartAgent => 3,
-            Self::Issue { .. } | Self::WriteManifest { .. } => 4,
-            Self::Wait => 5,
-            Self::BindClusterAdmins => 6,
-            Self::Commit => 7,
-        }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::StopPods => f.write_str("stop what an unfinished init left running"),
-            Self::SetEtcdDataAside { path } => {
-                write!(f, "set the data of an unfinished init aside: {}", path.display())
-            }
-            Self::Issue { item, replaces: None, .. } => write!(f, "make {item}"),
-            Self::Issue { item, replaces: Some(reason), .. } => write!(f, "make {item} anew: {reason}"),
-            Self::WriteManifest { component, replaces: false } => write!(f, "write the manifest of {component}"),
-            Self::WriteManifest { component, replaces: true } => write!(f, "replace the manifest of {component}"),
-            Self::StartAgent => f.write_str("start the agent"),
-            Self::Wait => f.write_str("wait until every component is healthy"),
-            Self::BindClusterAdmins => f.write_str("bind the group kubeadm:cluster-admins to cluster-admin"),
-            Self::Commit => f.write_str("record the configuration as reached"),
-        }
-    }
-}
-
-/// The phase that writes the manifest of `component`.
-pub fn manifest_phase(component: Component) -> &'static str {
-    match component {
-        Component::Etcd => "etcd/local",
-        Component::KubeApiserver => "control-plane/apiserver",
-        Component::KubeControllerManager => "control-plane/controller-manager",
-        Component::KubeScheduler => "control-plane/scheduler",
-    }
-}
-
-/// Steps in the order in which they are performed.
+/// What differs, and the steps that mend it in the order in which they are performed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Plan {
+    /// Another Kubernetes; the first thing to know.
+    pub version: Option<VersionChange>,
+    /// What this plinth cannot do yet: with any of it the plan can be looked at and not performed.
+    pub not_yet: Vec<NotYet>,
+    /// What differs.
+    pub changes: Vec<Change>,
     /// The steps.
     pub steps: Vec<Step>,
 }
@@ -244,108 +196,71 @@ impl Plan {
         self.steps.is_empty()
     }
 
+    /// What differs, one line each.
+    pub fn summary(&self) -> Vec<String> {
+        self.changes.iter().map(show::line).collect()
+    }
+
+    /// What those who use the cluster notice at worst.
+    pub fn class(&self) -> Class {
+        self.changes.iter().map(|change| change.class).max().unwrap_or(Class::None)
+    }
+
     /// The plan without skipped phases. What was not waited for is not recorded as reached.
     #[must_use]
     pub fn without(mut self, skip: &Skip) -> Self {
         self.steps.retain(|step| !skip.covers(step.phase()));
+        self.changes.retain(|change| !skip.covers(change.phase));
         self
-    }
-}
-
-/// Why there is no plan.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The configuration differs from that of the cluster that runs here.
-    #[error("a control plane with another configuration runs here:\n{diff}")]
-    ConfigurationDiffers {
-        /// Unified difference, running → asked for.
-        diff: String,
-    },
-    /// A manifest was edited, or this plinth renders it differently.
-    #[error("`{}` differs from what the configuration gives:\n{diff}", path.display())]
-    ManifestDiffers {
-        /// The file.
-        path: PathBuf,
-        /// Unified difference, file → configuration.
-        diff: String,
-    },
-    /// A manifest that plinth did not write.
-    #[error("`{}` is in the way: plinth did not write it", path.display())]
-    ForeignManifest {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A certificate, key or kubeconfig that cannot be used and that plinth must not replace.
-    #[error("{reason}")]
-    Unusable {
-        /// Which.
-        item: Item,
-        /// Which check failed.
-        reason: String,
-        /// What to do about it.
-        hints: Vec<String>,
-    },
-    /// Something is missing that only an absent CA key could sign.
-    #[error("{item} is missing and cannot be made: the key of its authority ({authority}) is not on this host")]
-    CannotSign {
-        /// What is missing.
-        item: Item,
-        /// Its authority.
-        authority: Item,
-    },
-    /// A CA of the running cluster is gone.
-    #[error("{item} of the running control plane is missing")]
-    AuthorityLost {
-        /// Which.
-        item: Item,
-    },
-}
-
-impl Hint for Refusal {
-    fn hints(&self) -> Vec<String> {
-        let one = |text: &str| vec![text.to_owned()];
-        match self {
-            Self::ConfigurationDiffers { .. } => one(
-                "changing a running control plane is not supported yet; run `plinth init` without flags to check it, \
-                 or `plinth reset` to take it away first",
-            ),
-            Self::ManifestDiffers { .. } => one(
-                "undo the edit (the lines marked `+` are what plinth wrote), or `plinth reset` and `plinth init` with \
-                 the change in extraArgs, extraEnvs or extraVolumes",
-            ),
-            Self::ForeignManifest { .. } => one("move it away if it belongs to no cluster on this host"),
-            Self::Unusable { hints, .. } => hints.clone(),
-            Self::CannotSign { item, .. } => vec![format!("have {item} signed elsewhere and put it into place")],
-            Self::AuthorityLost { .. } => one("put it back from a backup: everything it signed depends on it"),
-        }
     }
 }
 
 /// Decides what is to be done; all refusals together where something stands in the way.
 pub fn compute(desired: &Desired<'_>, observed: &Observed) -> Result<Plan, Vec<Refusal>> {
-    let mut refusals = Vec::new();
-    let committed = matches!(observed.standing, Standing::Committed { .. });
-    if let Standing::Committed { config } = &observed.standing
-        && config != desired.config
-    {
-        refusals.push(Refusal::ConfigurationDiffers { diff: diff(config, desired.config) });
-        return Err(refusals);
+    let mut found = Differences::default();
+    credentials(desired, observed, &mut found);
+    manifests(desired, observed, &mut found);
+    let committed = observed.standing.committed();
+    if committed.is_some() && observed.etcd_data == EtcdData::Empty {
+        found.refusals.push(Refusal::EtcdDataLost { path: desired.etcd_data.clone() });
     }
-
-    let issues = credentials(desired, observed, &mut refusals);
-    let mut manifests = manifests(desired, observed, &mut refusals);
-    if !refusals.is_empty() {
-        return Err(refusals);
+    if !found.refusals.is_empty() {
+        return Err(found.refusals);
     }
+    let mut plan = match committed {
+        Some(generation) => mend(desired, observed, generation, found),
+        None => make(desired, observed, found),
+    };
+    plan.steps.sort_by_key(Step::rank);
+    if let Some(before) = &desired.before {
+        let (from, to) = (&before.cluster.version, &desired.cluster.version);
+        let by_default = !desired.cluster.version_pinned;
+        plan.version = (from != to).then(|| VersionChange { from: from.clone(), to: to.clone(), by_default });
+        plan.not_yet = NotYet::between(before.cluster, desired.cluster);
+    }
+    Ok(plan)
+}
 
+/// What was found to differ, so far.
+#[derive(Default)]
+struct Differences {
+    refusals: Vec<Refusal>,
+    changes: Vec<Change>,
+    issues: Vec<Step>,
+    manifests: Vec<Step>,
+}
+
+/// The plan for a host where no `init` has succeeded yet.
+fn make(desired: &Desired<'_>, observed: &Observed, found: Differences) -> Plan {
+    let Differences { issues, mut manifests, .. } = found;
     let changes = !issues.is_empty() || !manifests.is_empty();
     let start_agent = !observed.agent_runs || !observed.agent_starts_at_boot;
     let unhealthy = !observed.unhealthy.is_empty() || start_agent;
-    let takes_over = !committed && (observed.agent_runs || observed.has_containers) && (changes || unhealthy);
+    let takes_over = (observed.agent_runs || observed.has_containers) && (changes || unhealthy);
     let mut steps = Vec::new();
     // An etcd that was interrupted while it made its data never elects a leader from it, and other addresses or another
     // authority contradict it. A cluster that was never healthy has nothing to lose; its data is kept all the same.
-    if !committed && observed.etcd_data == EtcdData::Ours && (changes || unhealthy) {
+    if observed.etcd_data == EtcdData::Ours && (changes || unhealthy) {
         steps.push(Step::SetEtcdDataAside { path: desired.etcd_data.clone() });
     }
     if takes_over {
@@ -367,72 +282,237 @@ pub fn compute(desired: &Desired<'_>, observed: &Observed) -> Result<Plan, Vec<R
     if changes || unhealthy {
         steps.push(Step::Wait);
     }
-    if !committed {
-        steps.push(Step::BindClusterAdmins);
-        steps.push(Step::Commit);
-    }
-    steps.sort_by_key(Step::rank);
-    Ok(Plan { steps })
+    steps.push(Step::BindClusterAdmins);
+    steps.push(Step::Commit);
+    let changes = steps.iter().filter_map(Change::of_new).collect();
+    Plan { changes, steps, ..Plan::default() }
 }
 
-fn credentials(desired: &Desired<'_>, observed: &Observed, refusals: &mut Vec<Refusal>) -> Vec<Step> {
-    let committed = matches!(observed.standing, Standing::Committed { .. });
-    let mut steps = Vec::new();
+/// The plan for a control plane that runs.
+fn mend(desired: &Desired<'_>, observed: &Observed, generation: &Generation, found: Differences) -> Plan {
+    let Differences { mut changes, issues, manifests, .. } = found;
+    let drift = |what: String, class, reason: String, phase| Change {
+        what,
+        class,
+        cause: Cause::Drift,
+        reason,
+        image: None,
+        diff: None,
+        phase,
+    };
+    for (component, reason) in &observed.unhealthy {
+        let name = component.name();
+        if !changes.iter().any(|change| change.what == name) {
+            let (class, reason) = if observed.running.contains(component) {
+                (Class::None, format!("it is not healthy: {reason}"))
+            } else {
+                (change::exchange(*component, "", ""), "no container of it runs".to_owned())
+            };
+            changes.push(drift(name.to_owned(), class, reason, "wait-control-plane"));
+        }
+    }
+    let recorded = |manifest: &Manifest| generation.manifests.get(&manifest.component) == Some(&manifest.yaml);
+    let record = generation.config != desired.config
+        || generation.facts.version_pinned != desired.cluster.version_pinned
+        || !issues.is_empty()
+        || !desired.manifests.iter().all(recorded);
+
+    let mut steps = issues;
+    steps.extend(manifests);
+    if !observed.agent_runs || !observed.agent_starts_at_boot {
+        let reason = if observed.agent_runs { "a boot would not start it" } else { "it does not run" };
+        changes.push(drift("agent".to_owned(), Class::Live, reason.to_owned(), Step::StartAgent.phase()));
+        steps.push(Step::StartAgent);
+    }
+    if observed.cluster_admins == Some(false) {
+        let reason = "admin.conf may not administrate the cluster".to_owned();
+        changes.push(drift(change::BINDING.to_owned(), Class::Live, reason, Step::BindClusterAdmins.phase()));
+        steps.push(Step::BindClusterAdmins);
+    }
+    if record || !steps.is_empty() || !observed.unhealthy.is_empty() {
+        steps.push(Step::Wait);
+    }
+    if record {
+        changes.extend(configuration(desired, generation));
+        steps.push(Step::Commit);
+    }
+    Plan { changes, steps, ..Plan::default() }
+}
+
+/// The configuration itself, where it is another one.
+fn configuration(desired: &Desired<'_>, generation: &Generation) -> Option<Change> {
+    let pinned = desired.cluster.version_pinned;
+    let (reason, diff) = if generation.config != desired.config {
+        ("other values are asked for", Some(diff(&generation.config, desired.config)))
+    } else if generation.facts.version_pinned != pinned {
+        (if pinned { "the version is named now" } else { "the version is no longer named" }, None)
+    } else {
+        return None;
+    };
+    Some(Change {
+        what: "configuration".to_owned(),
+        class: Class::None,
+        cause: Cause::Configuration,
+        reason: reason.to_owned(),
+        image: None,
+        diff,
+        phase: Step::Commit.phase(),
+    })
+}
+
+fn credentials(desired: &Desired<'_>, observed: &Observed, found: &mut Differences) {
+    let committed = observed.standing.committed().is_some();
+    let respecified = |item| desired.before.as_ref().is_some_and(|before| before.respecified.contains(item));
     let mut made: Vec<Item> = Vec::new();
     for credential in &desired.credentials {
         let Credential { item, authority, for_etcd } = *credential;
-        let found = observed.credentials.get(item);
         // What an authority signed goes with it. Its files then no longer verify, so they are `Bad`.
-        let replaces = match found {
+        let replaces = match observed.credentials.get(item) {
+            Some(Found::Good { other_server: Some(server), .. }) if respecified(item) => Some(server.clone()),
             Some(Found::Good { .. }) => continue,
-            Some(Found::Bad { reason, ours: true, .. }) if !committed => Some(reason.clone()),
+            Some(Found::Bad { reason, ours: true, .. }) if !committed || authority.is_some() => Some(reason.clone()),
             Some(Found::Bad { reason, hints, .. }) => {
                 let unusable = Refusal::Unusable { item, reason: reason.clone(), hints: hints.clone() };
-                refusals.push(unusable);
+                found.refusals.push(unusable);
                 continue;
             }
-            None if committed && desired.credentials.iter().any(|other| other.authority == Some(item)) => {
-                refusals.push(Refusal::AuthorityLost { item });
+            None if committed && authority.is_none() => {
+                found.refusals.push(Refusal::AuthorityLost { item });
                 continue;
             }
             None => None,
         };
         if let Some(authority) = authority {
             let signs = match observed.credentials.get(authority) {
-                Some(Found::Good { can_sign }) => *can_sign,
+                Some(Found::Good { can_sign, .. }) => *can_sign,
                 _ => made.contains(&authority),
             };
             if !signs {
                 // Where the authority itself was refused, that is the one thing to say.
                 if matches!(observed.credentials.get(authority), Some(Found::Good { .. })) {
-                    refusals.push(Refusal::CannotSign { item, authority });
+                    found.refusals.push(Refusal::CannotSign { item, authority });
                 }
                 continue;
             }
         }
         made.push(item);
-        steps.push(Step::Issue { item, replaces, for_etcd });
+        found.changes.push(Change {
+            what: item.to_owned(),
+            class: Class::Live,
+            cause: if respecified(item) { Cause::Configuration } else { Cause::Drift },
+            reason: replaces.clone().unwrap_or_else(|| "it is missing".to_owned()),
+            image: None,
+            diff: None,
+            phase: item,
+        });
+        found.issues.push(Step::Issue { item, replaces, for_etcd });
     }
-    steps
 }
 
-fn manifests(desired: &Desired<'_>, observed: &Observed, refusals: &mut Vec<Refusal>) -> Vec<Step> {
-    let committed = matches!(observed.standing, Standing::Committed { .. });
-    let mut steps = Vec::new();
+fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences) {
     for manifest in desired.manifests {
         let component = manifest.component;
-        match observed.manifests.get(&component) {
-            Some(found) if found.content == manifest.yaml => {}
-            Some(found) if !found.ours => refusals.push(Refusal::ForeignManifest { path: found.path.clone() }),
-            Some(found) if committed => refusals.push(Refusal::ManifestDiffers {
-                path: found.path.clone(),
-                diff: diff(&found.content, &manifest.yaml),
-            }),
-            Some(_) => steps.push(Step::WriteManifest { component, replaces: true }),
-            None => steps.push(Step::WriteManifest { component, replaces: false }),
+        let on_disk = observed.manifests.get(&component);
+        if let Some(file) = on_disk
+            && !file.ours
+            && file.content != manifest.yaml
+        {
+            found.refusals.push(Refusal::ForeignManifest { path: file.path.clone() });
+            continue;
         }
+        let same = on_disk.is_some_and(|file| file.content == manifest.yaml);
+        let Some(generation) = observed.standing.committed() else {
+            if !same {
+                found.manifests.push(Step::WriteManifest { component, replaces: on_disk.is_some() });
+            }
+            continue;
+        };
+        let Some(file) = on_disk else {
+            found.changes.push(Change {
+                what: component.name().to_owned(),
+                class: change::exchange(component, "", ""),
+                cause: Cause::Drift,
+                reason: "its manifest is missing".to_owned(),
+                image: None,
+                diff: None,
+                phase: manifest_phase(component),
+            });
+            found.manifests.push(Step::WriteManifest { component, replaces: false });
+            continue;
+        };
+        let last = generation.manifests.get(&component);
+        let asked = last.is_some_and(|last| *last != manifest.yaml);
+        if same && !asked {
+            continue;
+        }
+        // An exchange that was interrupted has the new file in place, and nobody has seen it healthy.
+        let old = last.filter(|_| same).unwrap_or(&file.content);
+        let rendered_anew = || {
+            let before = desired.before.iter().flat_map(|before| before.manifests);
+            before.filter(|before| before.component == component).any(|before| before.yaml == manifest.yaml)
+        };
+        let cause = match asked {
+            false => Cause::Drift,
+            true if rendered_anew() => Cause::Plinth,
+            true => Cause::Configuration,
+        };
+        found.changes.push(exchange(manifest, old, cause));
+        let healthy = !observed.unhealthy.contains_key(&component);
+        let back = match (same, healthy, asked) {
+            (false, true, _) => Back::OnDisk,
+            (_, _, true) => Back::LastGeneration,
+            _ => Back::Nothing,
+        };
+        found.manifests.push(Step::Exchange { component, back });
     }
-    steps
+}
+
+/// `old` gives way to `manifest`.
+fn exchange(manifest: &Manifest, old: &str, cause: Cause) -> Change {
+    let component = manifest.component;
+    let pod: Option<Pod> = yaml::manifest(old.as_bytes()).ok();
+    let same = pod.as_ref() == Some(&manifest.pod);
+    let [(old_image, old_flags), (new_image, new_flags)] = [pod.as_ref(), Some(&manifest.pod)].map(image_and_flags);
+    let mut parts = Vec::new();
+    if old_image != new_image {
+        parts.push("another image".to_owned());
+    }
+    let flags: BTreeSet<_> = old_flags.symmetric_difference(&new_flags).map(|flag| name_of(flag)).collect();
+    if !flags.is_empty() && pod.is_some() {
+        parts.push(format!("other flags: {}", flags.into_iter().collect::<Vec<_>>().join(", ")));
+    }
+    let parts = match (parts.is_empty(), same) {
+        (false, _) => parts.join("; "),
+        (true, true) => "nothing that means anything".to_owned(),
+        (true, false) => "another manifest".to_owned(),
+    };
+    Change {
+        what: component.name().to_owned(),
+        class: if same { Class::None } else { change::exchange(component, &old_image, &new_image) },
+        cause,
+        reason: match cause {
+            Cause::Configuration | Cause::New => parts,
+            Cause::Plinth => format!("this plinth renders the same configuration otherwise: {parts}"),
+            Cause::Drift => format!("edited by hand: {parts}"),
+        },
+        image: (old_image != new_image && !old_image.is_empty())
+            .then_some(ImageChange { old: old_image, new: new_image }),
+        diff: Some(diff(old, &manifest.yaml)),
+        phase: manifest_phase(component),
+    }
+}
+
+/// Image and command line of the one container of a control-plane pod.
+fn image_and_flags(pod: Option<&Pod>) -> (String, BTreeSet<String>) {
+    let container = pod.and_then(|pod| pod.spec.as_ref()).and_then(|spec| spec.containers.first());
+    let image = container.and_then(|container| container.image.clone()).unwrap_or_default();
+    let command = container.into_iter().flat_map(|container| [&container.command, &container.args]).flatten().flatten();
+    (image, command.cloned().collect())
+}
+
+/// `v` of `--v=4`.
+fn name_of(flag: &str) -> &str {
+    flag.trim_start_matches('-').split('=').next().unwrap_or_default()
 }
 
 fn diff(old: &str, new: &str) -> String {

@@ -1,13 +1,13 @@
 //! Looks at the host: the impure half of the plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 use super::inventory::{Entry, Inventory, Kind};
-use super::{EtcdData, Found, FoundManifest, Item, Observed, Standing};
-use crate::config::{Cluster, HostView, KeyAlgorithm};
+use super::{EtcdData, Found, FoundManifest, Item, Observed, Standing, generation};
+use crate::config::{Cluster, KeyAlgorithm};
 use crate::error::Hint;
 use crate::fsx::{self, FsError};
 use crate::journal::{Creation, Ledger, Operation};
@@ -16,12 +16,6 @@ use crate::layout::Layout;
 use crate::manifests;
 use crate::pki::{self, Authority, CertificateInfo};
 use crate::release::Component;
-
-/// Name of the effective configuration in a generation's directory.
-pub const CONFIG_FILE: &str = "config.yaml";
-
-/// Name of the [`HostView`] that a generation was rendered with, beside its configuration.
-pub const HOST_FILE: &str = "host.json";
 
 /// What runs, found out by the caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,8 +26,12 @@ pub struct Live {
     pub agent_starts_at_boot: bool,
     /// Containers of ours exist.
     pub has_containers: bool,
+    /// Components of which a container runs.
+    pub running: BTreeSet<Component>,
     /// Components that are not healthy, each with the reason.
     pub unhealthy: BTreeMap<Component, String>,
+    /// Whether `admin.conf` has its rights; `None` where nobody could be asked.
+    pub cluster_admins: Option<bool>,
 }
 
 /// Reads what is on the host. Nothing is written; what cannot be read is an error, what is wrong is a [`Found::Bad`].
@@ -54,38 +52,24 @@ pub fn observe(
         agent_starts_at_boot: live.agent_starts_at_boot,
         unhealthy: live.unhealthy,
         has_containers: live.has_containers,
+        running: live.running,
+        cluster_admins: live.cluster_admins,
     })
 }
 
-/// How far earlier runs came, with the configuration of the one that succeeded.
+/// How far earlier runs came, with what the one that succeeded last has left.
 pub fn standing(layout: &Layout, ledger: &Ledger) -> Result<Standing, FsError> {
-    Ok(match (ledger.committed, ledger.last_operation) {
-        (Some((generation, _)), _) => Standing::Committed {
-            config: fsx::read_to_string(&generation_directory(layout, generation).join(CONFIG_FILE))?,
-        },
+    Ok(match (generation::committed(layout, ledger)?, ledger.last_operation) {
+        (Some(generation), _) => Standing::Committed(Box::new(generation)),
         (None, Some(Operation::Init)) => Standing::Unfinished,
         (None, _) => Standing::New,
     })
-}
-
-/// What the manifests of the control plane that runs here took from the host; `None` where there is none.
-pub fn rendered_host(layout: &Layout, ledger: &Ledger) -> Result<Option<HostView>, FsError> {
-    let Some((generation, _)) = ledger.committed else { return Ok(None) };
-    let path = generation_directory(layout, generation).join(HOST_FILE);
-    let parse =
-        |text: Vec<u8>| serde_json::from_slice(&text).map_err(|error| FsError::of("parse", &path)(error.into()));
-    fsx::read_optional(&path)?.map(parse).transpose()
 }
 
 /// Whether the cluster's authority was brought without its key, so that it signs elsewhere.
 pub fn external_ca(layout: &Layout, cluster: &Cluster) -> bool {
     let pki = layout.below_root(&cluster.cert_dir);
     pki.join("ca.crt").exists() && !pki.join("ca.key").exists()
-}
-
-/// Where generation `number` is kept.
-pub fn generation_directory(layout: &Layout, number: u32) -> PathBuf {
-    layout.generations().join(number.to_string())
 }
 
 /// Where the manifest of `component` is.
@@ -104,6 +88,23 @@ pub fn certificates(inventory: &Inventory) -> Vec<(PathBuf, CertificateInfo)> {
             Some((file.path.clone(), info))
         })
         .collect()
+}
+
+/// Serial numbers of the certificates of `inventory` that are on disk, in files of their own or in kubeconfigs, by item.
+pub fn serials(inventory: &Inventory) -> BTreeMap<String, String> {
+    let serial = |entry: &Entry| {
+        let name = entry.files.first()?.path.display().to_string();
+        let content = fsx::read(&entry.files.first()?.path).ok()?;
+        let pem = match &entry.kind {
+            Kind::Certificate(_) => content,
+            Kind::Kubeconfig(_) => {
+                kubeconfig::credentials(&name, &String::from_utf8_lossy(&content)).ok()?.certificate_pem.into_bytes()
+            }
+            Kind::ServiceAccount => return None,
+        };
+        Some((entry.credential.item.to_owned(), pki::inspect(&name, &pem).ok()?.serial))
+    };
+    inventory.entries().iter().filter_map(serial).collect()
 }
 
 /// The authorities among `inventory` that are on disk and in order, by item.
@@ -131,14 +132,14 @@ fn credentials(inventory: &Inventory, ledger: &Ledger, now: Timestamp) -> Result
         }
         let ours = entry.files.iter().any(|file| ledger.has_file(&file.path));
         let checked = check(entry, &contents, &authorities, inventory.algorithm(), now);
-        let checked = checked.and_then(|Usable { can_sign, stale }| match stale {
+        let checked = checked.and_then(|usable| match usable.stale() {
             // Of an unfinished init with other flags. Once an init has succeeded, a kubeconfig is people's to edit, and
             // keys keep their algorithm until they are renewed.
             Some(reason) if ours && ledger.committed.is_none() => Err(Wrong { reason, hints: Vec::new() }),
-            _ => Ok(can_sign),
+            _ => Ok(usable),
         });
         let state = match checked {
-            Ok(can_sign) => Found::Good { can_sign },
+            Ok(Usable { can_sign, other_server, .. }) => Found::Good { can_sign, other_server },
             Err(Wrong { reason, hints }) => Found::Bad { reason, hints, ours },
         };
         found.insert(entry.credential.item, state);
@@ -151,8 +152,17 @@ fn credentials(inventory: &Inventory, ledger: &Ledger, now: Timestamp) -> Result
 struct Usable {
     /// It is an authority with its key.
     can_sign: bool,
+    /// It leads to another server than one that would be made now.
+    other_server: Option<String>,
+    /// Its key is of another algorithm than one that would be made now.
+    other_algorithm: Option<String>,
+}
+
+impl Usable {
     /// In what it differs from the one that would be made now.
-    stale: Option<String>,
+    fn stale(&self) -> Option<String> {
+        self.other_server.clone().or_else(|| self.other_algorithm.clone())
+    }
 }
 
 /// Why a credential on disk is not the one that is wanted.
@@ -203,11 +213,12 @@ fn check(
     match (&entry.kind, contents) {
         (Kind::Certificate(spec), [Some(certificate), key]) if spec.is_authority() => {
             let authority = Authority::load(spec, certificate, key.as_deref(), now)?;
-            Ok(Usable { can_sign: authority.can_sign(), stale: other_algorithm(authority.info()) })
+            let other_algorithm = other_algorithm(authority.info());
+            Ok(Usable { can_sign: authority.can_sign(), other_algorithm, ..Usable::default() })
         }
         (Kind::Certificate(spec), [Some(certificate), Some(key)]) => {
             let info = pki::check_leaf(spec, certificate, key, authority()?, now)?;
-            Ok(Usable { can_sign: false, stale: other_algorithm(&info) })
+            Ok(Usable { other_algorithm: other_algorithm(&info), ..Usable::default() })
         }
         (Kind::ServiceAccount, [Some(public), Some(private)]) => {
             pki::check_service_account(private, public)?;
@@ -216,7 +227,7 @@ fn check(
         (Kind::Kubeconfig(spec), [Some(text)]) => {
             let info = kubeconfig::check(&String::from_utf8_lossy(text), spec, authority()?, now)?;
             let other_server = info.other_server.map(|server| format!("its server is {server}, not {}", spec.server));
-            Ok(Usable { can_sign: false, stale: other_server.or_else(|| other_algorithm(&info.certificate)) })
+            Ok(Usable { can_sign: false, other_server, other_algorithm: other_algorithm(&info.certificate) })
         }
         (_, [Some(_), _]) => Err(missing(1)),
         _ => Err(missing(0)),
@@ -303,6 +314,9 @@ mod tests {
         }
     }
 
+    const GOOD: Found = Found::Good { can_sign: false, other_server: None };
+    const GOOD_AUTHORITY: Found = Found::Good { can_sign: true, other_server: None };
+
     fn reason(found: Option<&Found>) -> (&str, bool) {
         match found {
             Some(Found::Bad { reason, ours, .. }) => (reason, *ours),
@@ -313,8 +327,8 @@ mod tests {
     #[test]
     fn what_is_there_and_right_is_good_and_what_is_not_there_is_absent() {
         let found = host().found();
-        assert_eq!(found.get("certs/ca"), Some(&Found::Good { can_sign: true }));
-        assert_eq!(found.get("certs/apiserver"), Some(&Found::Good { can_sign: false }));
+        assert_eq!(found.get("certs/ca"), Some(&GOOD_AUTHORITY));
+        assert_eq!(found.get("certs/apiserver"), Some(&GOOD));
         assert_eq!(found.len(), 2);
     }
 
@@ -331,7 +345,7 @@ mod tests {
     fn an_authority_without_its_key_cannot_sign() {
         let host = host();
         fsx::remove_file(&host.file("certs/ca", 1)).unwrap();
-        assert_eq!(host.found().get("certs/ca"), Some(&Found::Good { can_sign: false }));
+        assert_eq!(host.found().get("certs/ca"), Some(&GOOD));
     }
 
     #[test]
@@ -360,6 +374,5 @@ mod tests {
     fn a_new_host_has_no_standing() {
         let host = host();
         assert_eq!(standing(&host.layout, &host.ledger).unwrap(), Standing::New);
-        assert_eq!(rendered_host(&host.layout, &host.ledger).unwrap(), None);
     }
 }
