@@ -135,7 +135,7 @@ fn put_back(
     } else {
         format!("what ran before is back ({again}), and not healthy: {}", lost.join("; "))
     };
-    format!("with what is new {failed} {why} {} s; {now}", after.as_secs())
+    format!("with what is new {failed} {why} {:.1} s; {now}", after.as_secs_f64())
 }
 
 fn failed(checks: usize) -> String {

@@ -367,20 +367,32 @@ fn checkers_of<'a>(
     layout: &Layout,
     pods: impl IntoIterator<Item = (Component, &'a Pod)>,
 ) -> Result<Vec<Checker>, ApplyError> {
-    let found = kubeconfig::credentials("super-admin.conf", &super_admin(goal, layout)?)?;
+    let found = whoever_may_ask(goal, layout)?;
     let identity = Some(Identity::new(&found.certificate_pem, found.key_pem.expose()));
     let credentials = Credentials { ca: found.ca_pem, identity };
     let targets = health::targets(goal.cluster.advertise_address, &credentials, pods)?;
     Ok(targets.into_iter().map(Checker::new).collect::<Result<_, _>>()?)
 }
 
-/// The text of `super-admin.conf`, which needs no RBAC.
+/// `super-admin.conf`, which needs no RBAC; without it, `admin.conf`.
+fn whoever_may_ask(goal: &Goal<'_>, layout: &Layout) -> Result<kubeconfig::Credentials, ApplyError> {
+    let read = |name: &str| -> Result<_, ApplyError> {
+        Ok(kubeconfig::credentials(&format!("{name}.conf"), &kubeconfig_of(name, goal, layout)?)?)
+    };
+    read("super-admin").or_else(|error| read("admin").map_err(|_| error))
+}
+
+/// The text of `super-admin.conf`.
 pub fn super_admin(goal: &Goal<'_>, layout: &Layout) -> Result<String, ApplyError> {
+    kubeconfig_of("super-admin", goal, layout)
+}
+
+fn kubeconfig_of(name: &str, goal: &Goal<'_>, layout: &Layout) -> Result<String, ApplyError> {
     let entry = goal.inventory.entries().iter().find_map(|entry| match &entry.kind {
-        Kind::Kubeconfig(spec) if spec.name == "super-admin" => entry.files.first(),
+        Kind::Kubeconfig(spec) if spec.name == name => entry.files.first(),
         _ => None,
     });
-    let path = entry.map_or_else(|| layout.kubernetes().join("super-admin.conf"), |file| file.path.clone());
+    let path = entry.map_or_else(|| layout.kubernetes().join(format!("{name}.conf")), |file| file.path.clone());
     Ok(fsx::read_to_string(&path)?)
 }
 

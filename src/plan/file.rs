@@ -298,7 +298,7 @@ mod tests {
         let mut changed = whole(committed());
         changed.agent_runs = false;
         changed.credentials.remove("certs/apiserver");
-        changed.manifests.insert(Component::Etcd, manifest("edited\n", true));
+        changed.manifests.insert(Component::KubeApiserver, manifest("edited\n", true));
         changed.unhealthy.insert(Component::KubeScheduler, "connection refused".to_owned());
         let error = file.check(&inputs(&manifests), &changed, &plan()).unwrap_err();
         assert_eq!(
