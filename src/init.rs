@@ -22,8 +22,8 @@ use crate::journal::{Creation, JournalError, Ledger, Record};
 use crate::layout::Layout;
 use crate::manifests::{self, Manifest, ManifestError};
 use crate::plan::{
-    self, Before, Desired, Inputs, Inventory, Item, Live, NotYet, Observed, Plan, PlanFile, PlanFileError, Refusal, Skip,
-    UnknownPhase,
+    self, Before, Desired, Inputs, Inventory, Item, Live, NotYet, Observed, Plan, PlanFile, PlanFileError, Refusal,
+    Skip, UnknownPhase,
 };
 use crate::preflight::{self, ImageProgress, ImagePullError, Ownership, PreflightError};
 use crate::release::Component;
@@ -167,7 +167,12 @@ impl Hint for InitError {
                 "configuration and generation are those from before; mend the cause and run the same command again"
                     .to_owned(),
             ],
-            Self::File(_) | Self::Journal(_) | Self::Manifest(_) | Self::Service(_) | Self::Phase(_) | Self::Apply(_) => Vec::new(),
+            Self::File(_)
+            | Self::Journal(_)
+            | Self::Manifest(_)
+            | Self::Service(_)
+            | Self::Phase(_)
+            | Self::Apply(_) => Vec::new(),
         }
     }
 }

@@ -134,7 +134,8 @@ async fn write_and_wait<R>(
     let (Some(checker), Some(agent)) = (checker, agent) else {
         return unhealthy(Duration::ZERO, true, "it cannot be asked".to_owned());
     };
-    let before = agent.status().await.ok().and_then(|status| Some(status.control_plane_pod(component.name())?.uid.clone()));
+    let before =
+        agent.status().await.ok().and_then(|status| Some(status.control_plane_pod(component.name())?.uid.clone()));
     // What the agent refuses it also reports.
     let wanted = StaticPod::read(text, &path, &goal.cluster.node_name).ok().map(|pod| pod.uid);
 
@@ -185,13 +186,7 @@ enum Seen {
 
 /// Looks for the pod that has the uid `wanted`, or, with an agent of another build that counts otherwise, any but that
 /// of the pod from `before`.
-fn look(
-    status: &AgentStatus,
-    component: Component,
-    file: &str,
-    before: Option<&str>,
-    wanted: Option<&str>,
-) -> Seen {
+fn look(status: &AgentStatus, component: Component, file: &str, before: Option<&str>, wanted: Option<&str>) -> Seen {
     let waiting = |reason: String, patience| Seen::Waiting { reason, patience };
     if let Some(one) = status.sources.iter().flat_map(|source| &source.rejected).find(|one| one.file == file) {
         return waiting(one.reason.clone(), Some(REJECTED));
@@ -258,7 +253,7 @@ mod tests {
         assert_eq!(crashed, ("CrashLoopBackOff: unknown flag: --x".to_owned(), true));
         // The old one may well have crashed.
         assert!(!waits(look(&status("old", "waiting", "CrashLoopBackOff"), Some("old"))).1);
-        assert_eq!(waits(look(&AgentStatus::default(), None)).1, false);
+        assert!(!waits(look(&AgentStatus::default(), None)).1);
     }
 
     #[test]

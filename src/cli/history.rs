@@ -48,7 +48,8 @@ fn rows(entry: &Entry) -> Vec<Vec<String>> {
     let time = facts.at.map(|at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).unwrap_or_default();
     let mark = if *current { " (current)" } else { "" };
     let mut changes = facts.changes.iter().cloned();
-    let first = vec![format!("{number}{mark}"), time, facts.kubernetes_version.clone(), changes.next().unwrap_or_default()];
+    let first =
+        vec![format!("{number}{mark}"), time, facts.kubernetes_version.clone(), changes.next().unwrap_or_default()];
     let others = changes.map(|change| vec![String::new(), String::new(), String::new(), change]);
     std::iter::once(first).chain(others).collect()
 }

@@ -171,8 +171,7 @@ impl Asked {
         });
         let mut loaded = config::load_over(file, running.as_ref(), overrides, &host)
             .map_err(|errors| Failure::hinted(errors, Exit::Usage))?;
-        let external_ca =
-            rendered.map_or_else(|| plan::external_ca(layout, &loaded.cluster), |view| view.external_ca);
+        let external_ca = rendered.map_or_else(|| plan::external_ca(layout, &loaded.cluster), |view| view.external_ca);
         for cluster in [Some(&mut loaded.cluster), loaded.running.as_mut()].into_iter().flatten() {
             cluster.host.external_ca = external_ca;
         }
@@ -344,17 +343,22 @@ pub(super) fn failure(error: InitError, printer: &Printer) -> Failure {
     let (exit, value) = match &error {
         InitError::NotReady(report) => (Exit::Preflight, json!({ "error": "preflight", "findings": report.findings })),
         InitError::Image(_) => (Exit::Preflight, json!({ "error": "image", "message": error.to_string() })),
-        InitError::Unchecked(_) => (Exit::Usage, json!({ "error": "usage", "message": error.to_string() })),
+        InitError::Unchecked(_) | InitError::Phase(_) => {
+            (Exit::Usage, json!({ "error": "usage", "message": error.to_string() }))
+        }
         InitError::Unhealthy { autopsy, .. } => {
             printer.line(&format!("\n{autopsy}"));
             (Exit::Failed, json!({ "error": "unhealthy", "autopsy": autopsy }))
         }
         InitError::PutBack { autopsy, back, .. } => {
             printer.line(&format!("\n{autopsy}"));
-            let back: Vec<_> = back.iter().map(|(component, reason)| json!({ "component": component, "unhealthy": reason })).collect();
-            (Exit::Failed, json!({ "error": "put-back", "message": error.to_string(), "autopsy": autopsy, "back": back }))
+            let back: Vec<_> =
+                back.iter().map(|(component, reason)| json!({ "component": component, "unhealthy": reason })).collect();
+            (
+                Exit::Failed,
+                json!({ "error": "put-back", "message": error.to_string(), "autopsy": autopsy, "back": back }),
+            )
         }
-        InitError::Phase(_) => (Exit::Usage, json!({ "error": "usage", "message": error.to_string() })),
         InitError::NotYet(problems) => {
             (Exit::Usage, json!({ "error": "not-yet", "message": error.to_string(), "notYet": problems }))
         }
@@ -398,7 +402,8 @@ fn report<R: Runtime>(
             .unwrap_or_default();
         if loaded.running.is_some() {
             let version = &cluster.version;
-            let generation = outcome.generation.map(|number| format!("; this is generation {number}")).unwrap_or_default();
+            let generation =
+                outcome.generation.map(|number| format!("; this is generation {number}")).unwrap_or_default();
             return format!("\nThe {version} control plane is as configured, and {state}{generation}.{boot}");
         }
         format!(

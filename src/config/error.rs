@@ -150,7 +150,8 @@ impl ConfigError {
                 Some(format!("instead of {flag} set `{}` in the file", self.field))
             }
             Problem::Immutable { .. } => Some(
-                "leave such values as they are; another one needs a new cluster: `plinth reset`, then `plinth init`".into(),
+                "leave such values as they are; another one needs a new cluster: `plinth reset`, then `plinth init`"
+                    .into(),
             ),
             Problem::Missing { .. } if self.field == "localAPIEndpoint.advertiseAddress" => {
                 Some("name one with --apiserver-advertise-address, or in the file".into())

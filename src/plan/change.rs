@@ -211,12 +211,7 @@ mod tests {
             (Component::KubeScheduler, "s:v1.36.3".to_owned(), "s:v1.37.1".to_owned(), "restart of kube-scheduler"),
             (Component::KubeApiserver, "a:v1".into(), "a:v1".into(), "restart of kube-apiserver, API gap expected"),
             (Component::Etcd, etcd("3.6.8-0"), etcd("3.6.9-0"), "restart of etcd, API gap expected"),
-            (
-                Component::Etcd,
-                etcd("3.6.8-0"),
-                etcd("3.7.0-0"),
-                "restart of etcd, API gap expected, irreversible",
-            ),
+            (Component::Etcd, etcd("3.6.8-0"), etcd("3.7.0-0"), "restart of etcd, API gap expected, irreversible"),
             (Component::Etcd, "my/etcd".into(), "my/etcd:x".into(), "restart of etcd, API gap expected"),
         ] {
             assert_eq!(exchange(component, &old, &new).to_string(), expected, "{old} {new}");

@@ -5,6 +5,7 @@
 //! configuration (`extraEnvs`) is, so its mode is 0600.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
@@ -200,8 +201,11 @@ fn checksums(manifests: &[Manifest]) -> BTreeMap<Component, String> {
 
 /// SHA-256, hexadecimal.
 fn checksum(content: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, content.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest::digest(&digest::SHA256, content.as_bytes()).as_ref().iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// All of `observed` by names that people understand, in short. What a component says of why it is not healthy changes

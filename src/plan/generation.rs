@@ -4,7 +4,7 @@
 //! rendered last time, never what a server defaulted.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -119,15 +119,15 @@ pub fn read(layout: &Layout, number: u32) -> Result<Generation, FsError> {
     Ok(Generation {
         number,
         config: fsx::read_to_string(&directory.join(CONFIG))?,
-        host: json(directory.join(HOST))?,
+        host: json(&directory.join(HOST))?,
         manifests: stored,
-        facts: json(directory.join(FACTS))?.unwrap_or_default(),
+        facts: json(&directory.join(FACTS))?.unwrap_or_default(),
     })
 }
 
-fn json<T: serde::de::DeserializeOwned>(path: PathBuf) -> Result<Option<T>, FsError> {
-    let parse = |text: Vec<u8>| serde_json::from_slice(&text).map_err(|error| FsError::of("parse", &path)(error.into()));
-    fsx::read_optional(&path)?.map(parse).transpose()
+fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, FsError> {
+    let parse = |text: Vec<u8>| serde_json::from_slice(&text).map_err(|error| FsError::of("parse", path)(error.into()));
+    fsx::read_optional(path)?.map(parse).transpose()
 }
 
 /// Writes `generation`. It counts once the journal says so.

@@ -150,6 +150,8 @@ pub enum Found {
         hints: Vec<String>,
         /// An earlier `init` of ours made it.
         ours: bool,
+        /// What is missing follows from what is there, so that making it changes nothing for anybody.
+        derivable: bool,
     },
 }
 
@@ -370,7 +372,11 @@ fn credentials(desired: &Desired<'_>, observed: &Observed, found: &mut Differenc
         let replaces = match observed.credentials.get(item) {
             Some(Found::Good { other_server: Some(server), .. }) if respecified(item) => Some(server.clone()),
             Some(Found::Good { .. }) => continue,
-            Some(Found::Bad { reason, ours: true, .. }) if !committed || authority.is_some() => Some(reason.clone()),
+            Some(Found::Bad { reason, ours: true, derivable, .. })
+                if !committed || authority.is_some() || *derivable =>
+            {
+                Some(reason.clone())
+            }
             Some(Found::Bad { reason, hints, .. }) => {
                 let unusable = Refusal::Unusable { item, reason: reason.clone(), hints: hints.clone() };
                 found.refusals.push(unusable);

@@ -43,9 +43,11 @@ pub fn observe(
     live: Live,
     now: Timestamp,
 ) -> Result<Observed, FsError> {
+    let standing = standing(layout, ledger)?;
+    let serials = standing.committed().map(|generation| &generation.facts.certificates);
     Ok(Observed {
-        standing: standing(layout, ledger)?,
-        credentials: credentials(inventory, ledger, now)?,
+        credentials: credentials(inventory, ledger, serials, now)?,
+        standing,
         manifests: manifests(layout, ledger)?,
         etcd_data: etcd_data(&layout.below_root(&cluster.etcd.data_dir), ledger)?,
         agent_runs: live.agent_runs,
@@ -122,7 +124,13 @@ pub fn authorities(inventory: &Inventory, now: Timestamp) -> Result<BTreeMap<Ite
     Ok(found)
 }
 
-fn credentials(inventory: &Inventory, ledger: &Ledger, now: Timestamp) -> Result<BTreeMap<Item, Found>, FsError> {
+/// `serials` are those that the control plane runs with, by item.
+fn credentials(
+    inventory: &Inventory,
+    ledger: &Ledger,
+    serials: Option<&BTreeMap<String, String>>,
+    now: Timestamp,
+) -> Result<BTreeMap<Item, Found>, FsError> {
     let authorities = authorities(inventory, now)?;
     let mut found = BTreeMap::new();
     for entry in inventory.entries() {
@@ -132,6 +140,8 @@ fn credentials(inventory: &Inventory, ledger: &Ledger, now: Timestamp) -> Result
         }
         let ours = entry.files.iter().any(|file| ledger.has_file(&file.path));
         let checked = check(entry, &contents, &authorities, inventory.algorithm(), now);
+        let recorded = serials.and_then(|serials| serials.get(entry.credential.item));
+        let checked = checked.and_then(|usable| usable.that_is_recorded(entry.credential.item, recorded));
         let checked = checked.and_then(|usable| match usable.stale() {
             // Of an unfinished init with other flags. Once an init has succeeded, a kubeconfig is people's to edit, and
             // keys keep their algorithm until they are renewed.
@@ -140,7 +150,11 @@ fn credentials(inventory: &Inventory, ledger: &Ledger, now: Timestamp) -> Result
         });
         let state = match checked {
             Ok(Usable { can_sign, other_server, .. }) => Found::Good { can_sign, other_server },
-            Err(Wrong { reason, hints }) => Found::Bad { reason, hints, ours },
+            Err(Wrong { reason, hints }) => {
+                let derivable = matches!((&entry.kind, &contents[..]), (Kind::ServiceAccount, [None, Some(private)])
+                    if pki::service_account_public_key(private).is_ok());
+                Found::Bad { reason, hints, ours, derivable }
+            }
         };
         found.insert(entry.credential.item, state);
     }
@@ -156,9 +170,27 @@ struct Usable {
     other_server: Option<String>,
     /// Its key is of another algorithm than one that would be made now.
     other_algorithm: Option<String>,
+    /// Serial number of an authority.
+    serial: Option<String>,
 }
 
 impl Usable {
+    /// Itself, unless it is an authority and another one than that which the control plane runs with: everything that
+    /// would be signed by it, nobody who is out there would believe.
+    fn that_is_recorded(self, item: Item, recorded: Option<&String>) -> Result<Self, Wrong> {
+        match (&self.serial, recorded) {
+            (Some(serial), Some(recorded)) if serial != recorded => Err(Wrong {
+                reason: format!(
+                    "{item} is not the authority of this control plane (its serial is {serial}, not {recorded})"
+                ),
+                hints: vec![
+                    "put the old one back: authorities of a running control plane cannot be exchanged yet".to_owned(),
+                ],
+            }),
+            _ => Ok(self),
+        }
+    }
+
     /// In what it differs from the one that would be made now.
     fn stale(&self) -> Option<String> {
         self.other_server.clone().or_else(|| self.other_algorithm.clone())
@@ -214,7 +246,8 @@ fn check(
         (Kind::Certificate(spec), [Some(certificate), key]) if spec.is_authority() => {
             let authority = Authority::load(spec, certificate, key.as_deref(), now)?;
             let other_algorithm = other_algorithm(authority.info());
-            Ok(Usable { can_sign: authority.can_sign(), other_algorithm, ..Usable::default() })
+            let serial = Some(authority.info().serial.clone());
+            Ok(Usable { can_sign: authority.can_sign(), other_algorithm, serial, ..Usable::default() })
         }
         (Kind::Certificate(spec), [Some(certificate), Some(key)]) => {
             let info = pki::check_leaf(spec, certificate, key, authority()?, now)?;
@@ -227,7 +260,8 @@ fn check(
         (Kind::Kubeconfig(spec), [Some(text)]) => {
             let info = kubeconfig::check(&String::from_utf8_lossy(text), spec, authority()?, now)?;
             let other_server = info.other_server.map(|server| format!("its server is {server}, not {}", spec.server));
-            Ok(Usable { can_sign: false, other_server, other_algorithm: other_algorithm(&info.certificate) })
+            let other_algorithm = other_algorithm(&info.certificate);
+            Ok(Usable { other_server, other_algorithm, ..Usable::default() })
         }
         (_, [Some(_), _]) => Err(missing(1)),
         _ => Err(missing(0)),
@@ -274,6 +308,8 @@ mod tests {
         layout: Layout,
         inventory: Inventory,
         ledger: Ledger,
+        /// Those that the control plane runs with.
+        serials: Option<BTreeMap<String, String>>,
         now: Timestamp,
     }
 
@@ -301,12 +337,12 @@ mod tests {
             Authority::load(&spec("certs/ca"), ca.certificate.as_bytes(), Some(ca.key.expose().as_bytes()), now)
                 .unwrap();
         write("certs/apiserver", &pki::issue_leaf(&spec("certs/apiserver"), &authority, policy, now).unwrap());
-        Host { _root: root, layout, inventory, ledger: Ledger::default(), now }
+        Host { _root: root, layout, inventory, ledger: Ledger::default(), serials: None, now }
     }
 
     impl Host {
         fn found(&self) -> BTreeMap<Item, Found> {
-            credentials(&self.inventory, &self.ledger, self.now).unwrap()
+            credentials(&self.inventory, &self.ledger, self.serials.as_ref(), self.now).unwrap()
         }
 
         fn file(&self, item: Item, index: usize) -> PathBuf {
@@ -346,6 +382,31 @@ mod tests {
         let host = host();
         fsx::remove_file(&host.file("certs/ca", 1)).unwrap();
         assert_eq!(host.found().get("certs/ca"), Some(&GOOD));
+    }
+
+    #[test]
+    fn another_authority_than_the_one_that_runs_is_bad() {
+        let mut host = host();
+        host.serials = Some(serials(&host.inventory));
+        assert_eq!(host.found().get("certs/ca"), Some(&GOOD_AUTHORITY));
+        host.serials = Some([("certs/ca".to_owned(), "01".to_owned())].into());
+        let found = host.found();
+        assert!(reason(found.get("certs/ca")).0.contains("not the authority of this control plane"));
+    }
+
+    #[test]
+    fn the_public_half_of_a_key_pair_follows_from_the_private_one() {
+        let host = host();
+        let files = &host.inventory.entry("certs/sa").unwrap().files;
+        let keys = pki::issue_service_account(KeyAlgorithm::EcdsaP256).unwrap();
+        for (private, expected) in [(keys.private.expose(), true), ("nonsense", false)] {
+            fsx::write_atomic(&files[1].path, private.as_bytes(), 0o600).unwrap();
+            let found = host.found();
+            assert!(
+                matches!(found.get("certs/sa"), Some(Found::Bad { derivable, .. }) if *derivable == expected),
+                "{found:?}"
+            );
+        }
     }
 
     #[test]

@@ -54,9 +54,9 @@ impl Hint for Refusal {
             Self::Unusable { hints, .. } => hints.clone(),
             Self::CannotSign { item, .. } => vec![format!("have {item} signed elsewhere and put it into place")],
             Self::AuthorityLost { .. } => one("put it back from a backup: everything it signed depends on it"),
-            Self::EtcdDataLost { .. } => one(
-                "mount it, or put it back from a backup; `plinth reset` and `plinth init` begin an empty cluster",
-            ),
+            Self::EtcdDataLost { .. } => {
+                one("mount it, or put it back from a backup; `plinth reset` and `plinth init` begin an empty cluster")
+            }
         }
     }
 }

@@ -131,7 +131,7 @@ pub(super) fn committed() -> Standing {
 }
 
 fn bad(ours: bool) -> Found {
-    Found::Bad { reason: "no good".into(), hints: vec!["mend it".into()], ours }
+    Found::Bad { reason: "no good".into(), hints: vec!["mend it".into()], ours, derivable: false }
 }
 
 fn issue(item: Item) -> Step {
@@ -213,7 +213,9 @@ fn each_kind_of_drift_is_shown_and_repaired_by_itself() {
     let rows: [(&str, Harm, Vec<Step>); 6] = [
         (
             "kube-apiserver: edited by hand: other flags: flag [restart of kube-apiserver, API gap expected]",
-            |o| drop(o.manifests.insert(Component::KubeApiserver, manifest(&text(Component::KubeApiserver, "x"), true))),
+            |o| {
+                o.manifests.get_mut(&Component::KubeApiserver).unwrap().content = text(Component::KubeApiserver, "x");
+            },
             vec![Step::Exchange { component: api, back: Back::OnDisk }, Step::Wait],
         ),
         (
@@ -253,10 +255,7 @@ fn an_edit_of_a_broken_component_is_not_gone_back_to() {
     observed.manifests.insert(Component::KubeApiserver, manifest("broken", true));
     observed.unhealthy.insert(Component::KubeApiserver, "connection refused".into());
     let plan = Asked::default().plan(&observed).unwrap();
-    assert_eq!(
-        plan.steps,
-        [Step::Exchange { component: Component::KubeApiserver, back: Back::Nothing }, Step::Wait]
-    );
+    assert_eq!(plan.steps, [Step::Exchange { component: Component::KubeApiserver, back: Back::Nothing }, Step::Wait]);
 }
 
 #[test]
@@ -393,6 +392,11 @@ fn what_cannot_be_made_anew_is_refused_on_a_committed_host() {
             Refusal::EtcdDataLost { path: "/var/lib/etcd".into() },
         ]
     );
+    // But half a key pair follows from the other half.
+    let mut observed = whole(committed());
+    let half = Found::Bad { reason: "no good".into(), hints: vec![], ours: true, derivable: true };
+    observed.credentials.insert(CA, half);
+    assert_eq!(plan(&observed).unwrap(), [reissue(CA), Step::Wait, Step::Commit]);
     // Nor what somebody else signed.
     let mut observed = whole(committed());
     observed.credentials.insert(LEAF, bad(false));

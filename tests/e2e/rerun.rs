@@ -164,8 +164,18 @@ pub(crate) fn drift_is_shown_and_repaired() {
     type Harm = fn();
     plinth("init").ok();
     let rows: [(&str, &str, Harm, Option<&str>); 7] = [
-        ("an edited manifest", "kube-scheduler: edited by hand: other flags: v", edit_scheduler, Some("kube-scheduler")),
-        ("a comment in a manifest", "kube-scheduler: edited by hand: nothing that means anything [none]", comment, None),
+        (
+            "an edited manifest",
+            "kube-scheduler: edited by hand: other flags: v",
+            edit_scheduler,
+            Some("kube-scheduler"),
+        ),
+        (
+            "a comment in a manifest",
+            "kube-scheduler: edited by hand: nothing that means anything [none]",
+            comment,
+            None,
+        ),
         ("a deleted certificate", "certs/apiserver: ", || remove("/etc/kubernetes/pki/apiserver.crt"), None),
         ("a deleted kubeconfig", "kubeconfig/super-admin: it is missing [live]", remove_kubeconfig, None),
         ("a stopped agent", "agent: it does not run [live]", stop_agent, None),
@@ -256,7 +266,9 @@ pub(crate) fn a_plan_is_performed_as_it_was_shown() {
     let first = plan("first", "--pod-network-cidr 10.244.0.0/16");
     assert_eq!(empty.difference(&Tree::of_host()), Vec::<String>::new());
     plinth(&format!("init --plan {first}")).ok();
-    assert!(std::fs::read_to_string("/etc/kubernetes/manifests/kube-controller-manager.yaml").unwrap().contains("10.244"));
+    assert!(
+        std::fs::read_to_string("/etc/kubernetes/manifests/kube-controller-manager.yaml").unwrap().contains("10.244")
+    );
     nothing_to_do("");
     refused(&first, "the last init");
 
