@@ -127,13 +127,7 @@ async fn write_and_wait<R>(
     let unhealthy = |after, hopeless, reason: String| {
         Err(ApplyError::Unhealthy { after, hopeless, unhealthy: vec![(component, reason)] })
     };
-    // Each asks where its own manifest says.
-    let pod: Option<Pod> = yaml::manifest(text.as_bytes()).ok();
-    let checker = super::checkers_of(goal, host.layout, pod.iter().map(|pod| (component, pod)))?.pop();
-    let agent = AgentClient::new(host.layout).ok();
-    let (Some(checker), Some(agent)) = (checker, agent) else {
-        return unhealthy(Duration::ZERO, true, "it cannot be asked".to_owned());
-    };
+    let agent = AgentClient::new(host.layout)?;
     let before =
         agent.status().await.ok().and_then(|status| Some(status.control_plane_pod(component.name())?.uid.clone()));
     // What the agent refuses it also reports.
@@ -141,6 +135,11 @@ async fn write_and_wait<R>(
 
     let begin = Instant::now();
     fsx::write_if_changed(&path, text.as_bytes(), MANIFEST_MODE)?;
+    // Each is asked where its own manifest says.
+    let pod: Option<Pod> = yaml::manifest(text.as_bytes()).ok();
+    let Some(checker) = super::checkers_of(goal, host.layout, pod.iter().map(|pod| (component, pod)))?.pop() else {
+        return unhealthy(Duration::ZERO, true, "its manifest is no Pod".to_owned());
+    };
     let mut hopeless_since: Option<Instant> = None;
     let file = path.display().to_string();
     loop {

@@ -24,6 +24,7 @@ use serde::Serialize;
 use tokio::process::Child;
 use tokio::sync::Notify;
 
+use crate::agent::client::ClientError;
 use crate::clock::Clock;
 use crate::cluster::{self, ClusterError};
 use crate::config::Cluster;
@@ -130,6 +131,9 @@ pub enum ApplyError {
     /// The container runtime failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The agent cannot be asked.
+    #[error(transparent)]
+    Agent(#[from] ClientError),
     /// A component has no health endpoint.
     #[error(transparent)]
     Target(#[from] TargetError),

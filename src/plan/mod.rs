@@ -463,8 +463,9 @@ fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences
             true => Cause::Configuration,
         };
         found.changes.push(exchange(manifest, old, cause));
-        let healthy = !observed.unhealthy.contains_key(&component);
-        let back = match (same, healthy, asked) {
+        // A component may well be healthy beside a manifest that cannot be read: it runs with the one before.
+        let good = !observed.unhealthy.contains_key(&component) && yaml::manifest::<Pod>(old.as_bytes()).is_ok();
+        let back = match (same, good, asked) {
             (false, true, _) => Back::OnDisk,
             (_, _, true) => Back::LastGeneration,
             _ => Back::Nothing,
