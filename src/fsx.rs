@@ -2,13 +2,15 @@
 //!
 //! # Guarantees
 //! - A file appears under its name whole or not at all, with its final mode before the first byte of content.
-//! - After a function returns, what it wrote survives a power loss (file and directory are synced).
+//! - After a function returns, what it wrote survives a power loss (file and directory are synced); but for [`link`].
 //! - Errors name the operation and the path.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, umount2};
 
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -155,19 +157,33 @@ pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
 /// Makes sure that directory `path` exists; parents that are missing are made too. Only directories made here get
 /// `mode`. Returns those made, outermost first, so that the caller can record them.
 pub fn create_directories(path: &Path, mode: u32) -> Result<Vec<PathBuf>> {
+    make_directories(path, mode, sync_directory)
+}
+
+fn make_directories(path: &Path, mode: u32, made_in: fn(&Path) -> Result<()>) -> Result<Vec<PathBuf>> {
     let missing = missing_directories(path);
     for directory in &missing {
         match DirBuilder::new().mode(mode).create(directory) {
             Ok(()) => {
                 fs::set_permissions(directory, Permissions::from_mode(mode))
                     .map_err(FsError::of("set the mode of", directory))?;
-                sync_directory(parent(directory)?)?;
+                made_in(parent(directory)?)?;
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
             Err(error) => return Err(FsError::of("create directory", directory)(error)),
         }
     }
     Ok(missing)
+}
+
+/// Makes the symbolic link `path` to `target`, in place of another link of that name; directories that are missing are
+/// made with `mode`. Unlike all else here it may be lost with the power: for links whose maker looks after them.
+pub fn link(path: &Path, target: &Path, mode: u32) -> Result<()> {
+    make_directories(parent(path)?, mode, |_| Ok(()))?;
+    if path.is_symlink() {
+        remove_file(path)?;
+    }
+    std::os::unix::fs::symlink(target, path).map_err(FsError::of("create link", path))
 }
 
 /// The directories on the way to and including `path` that do not exist, outermost first.
@@ -217,6 +233,39 @@ pub fn empty_directory(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Where something is mounted below `directory`, the innermost first.
+pub fn mounts_below(directory: &Path) -> Result<Vec<PathBuf>> {
+    // The kernel knows mounts by paths without links.
+    let directory = match fs::canonicalize(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        canonical => canonical.map_err(FsError::of("resolve", directory))?,
+    };
+    Ok(mount_points(&read_to_string(Path::new("/proc/self/mountinfo"))?, &directory))
+}
+
+fn mount_points(mountinfo: &str, directory: &Path) -> Vec<PathBuf> {
+    let mut points: Vec<_> = mountinfo
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|point| PathBuf::from(unescape(point)))
+        .filter(|point| point.starts_with(directory) && point != directory)
+        .collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    points
+}
+
+/// mountinfo writes space, tab, line feed and backslash as octal escapes (proc(5)).
+fn unescape(text: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .into_iter()
+        .fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
+}
+
+/// Detaches the mount at `point`; a busy one goes when its last user does.
+pub fn unmount(point: &Path) -> Result<()> {
+    umount2(point, MntFlags::MNT_DETACH).map_err(|error| FsError::of("unmount", point)(error.into()))
+}
+
 /// Whether `path` is a directory with nothing in it.
 pub fn is_empty_directory(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
@@ -259,7 +308,7 @@ pub struct Lock {
 
 impl Lock {
     /// Takes the lock file `path` (0600), writing our pid into it; `Err(holder)` inside `Ok` when another process
-    /// has it.
+    /// has it, with the pid that is written in the file, if one is.
     pub fn try_take(path: &Path) -> Result<std::result::Result<Self, Option<i32>>> {
         loop {
             let file = OpenOptions::new()
@@ -278,34 +327,48 @@ impl Lock {
                     lock.write_pid().map_err(FsError::of("write", path))?;
                     Ok(Ok(lock))
                 }
-                Err(fs::TryLockError::WouldBlock) => {
-                    Ok(Err(fs::read_to_string(path).ok().and_then(|pid| pid.trim().parse().ok())))
-                }
+                Err(fs::TryLockError::WouldBlock) => Ok(Err(Self::pid_in(path))),
                 Err(fs::TryLockError::Error(error)) => Err(FsError::of("lock", path)(error)),
             };
         }
     }
 
-    /// The pid of the process that holds the lock `path`, when one does.
-    pub fn holder(path: &Path) -> Result<Option<i32>> {
+    /// Who holds the lock `path`. The process id is what is written in the file, and only as good as that: a holder
+    /// that has not written its own yet leaves that of an earlier one there.
+    pub fn holder(path: &Path) -> Result<Holder> {
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Holder::Free),
             Err(error) => return Err(FsError::of("open", path)(error)),
         };
         match file.try_lock_shared() {
-            Ok(()) => Ok(None),
-            Err(fs::TryLockError::WouldBlock) => {
-                Ok(fs::read_to_string(path).ok().and_then(|pid| pid.trim().parse().ok()))
-            }
+            Ok(()) => Ok(Holder::Free),
+            Err(fs::TryLockError::WouldBlock) => Ok(Self::pid_in(path).map_or(Holder::Unknown, Holder::Process)),
             Err(fs::TryLockError::Error(error)) => Err(FsError::of("lock", path)(error)),
         }
     }
 
-    fn write_pid(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        writeln!(self.file, "{}", std::process::id())
+    fn pid_in(path: &Path) -> Option<i32> {
+        fs::read_to_string(path).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
     }
+
+    /// At one stroke and always of the same length, so that no reader sees half of it, or nothing.
+    fn write_pid(&mut self) -> io::Result<()> {
+        let text = format!("{:<10}\n", std::process::id());
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        self.file.set_len(text.len() as u64)
+    }
+}
+
+/// Who holds a [`Lock`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody.
+    Free,
+    /// Somebody; the file names this process.
+    Process(i32),
+    /// Somebody, and the file does not say who.
+    Unknown,
 }
 
 /// Makes names that were created, renamed or removed in `directory` durable.
@@ -401,8 +464,56 @@ mod tests {
         let path = directory.path().join("lock");
         let lock = Lock::try_take(&path).unwrap().unwrap();
         assert_eq!(Lock::try_take(&path).unwrap().unwrap_err(), Some(std::process::id().cast_signed()));
+        assert_eq!(Lock::holder(&path).unwrap(), Holder::Process(std::process::id().cast_signed()));
         drop(lock);
-        assert_eq!(Lock::holder(&path).unwrap(), None);
+        assert_eq!(Lock::holder(&path).unwrap(), Holder::Free);
+    }
+
+    #[test]
+    fn a_lock_that_is_held_is_never_taken_for_free_whatever_is_in_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        assert_eq!(Lock::holder(&path).unwrap(), Holder::Free, "no file");
+        for (content, held) in [
+            ("", Holder::Unknown),
+            ("\n", Holder::Unknown),
+            ("12x", Holder::Unknown),
+            ("0\n", Holder::Unknown),
+            ("-1\n", Holder::Unknown),
+            ("12\n", Holder::Process(12)),
+            ("12        \n", Holder::Process(12)),
+        ] {
+            fs::write(&path, content).unwrap();
+            assert_eq!(Lock::holder(&path).unwrap(), Holder::Free, "{content:?}");
+            let other = File::open(&path).unwrap();
+            other.lock().unwrap();
+            assert_eq!(Lock::holder(&path).unwrap(), held, "{content:?}");
+            let named = if let Holder::Process(pid) = held { Some(pid) } else { None };
+            assert_eq!(Lock::try_take(&path).unwrap().unwrap_err(), named, "{content:?}");
+        }
+    }
+
+    #[test]
+    fn the_pid_of_an_earlier_holder_is_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        fs::write(&path, "4194304 and more than fits\n").unwrap();
+        let _lock = Lock::try_take(&path).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().trim(), std::process::id().to_string());
+    }
+
+    #[test]
+    fn mounts_are_found_below_a_directory_innermost_first() {
+        let mountinfo = "22 1 0:20 / / rw - overlay o rw\n\
+                         30 22 0:30 / /p rw - tmpfs t rw\n\
+                         31 30 0:31 / /p/a/v rw shared:1 - tmpfs t rw\n\
+                         32 31 0:32 / /p/a/v/in\\040it\\134x rw - nfs n rw\n\
+                         33 30 0:33 / /p/ab rw - tmpfs t rw\n\
+                         34 31 0:34 / /p/a/v rw - tmpfs over-it rw\n";
+        let found = |directory: &str| mount_points(mountinfo, Path::new(directory));
+        assert_eq!(found("/p/a"), ["/p/a/v/in it\\x", "/p/a/v", "/p/a/v"].map(PathBuf::from));
+        assert_eq!(found("/p/ab"), [] as [PathBuf; 0]);
+        assert_eq!(found("/p").len(), 4);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::apply::{self, ApplyError, Goal, Host, Outcome};
 use crate::cluster;
 use crate::config::{self, Cluster};
 use crate::error::Hint;
-use crate::fsx::{self, FsError, Lock};
+use crate::fsx::{self, FsError, Holder, Lock};
 use crate::journal::{Creation, JournalError, Ledger, Record};
 use crate::layout::Layout;
 use crate::manifests::{self, Manifest, ManifestError};
@@ -161,18 +161,14 @@ impl Hint for InitError {
             Self::Unhealthy { .. } => vec![
                 "mend the cause and run the same command again; or `plinth reset` to take everything away".to_owned(),
             ],
+            Self::Journal(error) => error.hints(),
             Self::Plan(error) => error.hints(),
             Self::NotYet(_) => vec!["`plinth plan` with the same flags shows what would change".to_owned()],
             Self::PutBack { .. } => vec![
                 "configuration and generation are those from before; mend the cause and run the same command again"
                     .to_owned(),
             ],
-            Self::File(_)
-            | Self::Journal(_)
-            | Self::Manifest(_)
-            | Self::Service(_)
-            | Self::Phase(_)
-            | Self::Apply(_) => Vec::new(),
+            Self::File(_) | Self::Manifest(_) | Self::Service(_) | Self::Phase(_) | Self::Apply(_) => Vec::new(),
         }
     }
 }
@@ -344,7 +340,7 @@ impl<'a, R: Runtime> Init<'a, R> {
     /// What runs. Components are asked for their health only where something could answer.
     async fn live(&self, ledger: &Ledger) -> Result<Live, InitError> {
         let Host { layout, runtime, .. } = self.host;
-        let agent_runs = service::running(layout)?.is_some();
+        let agent_runs = service::running(layout)? != Holder::Free;
         // A runtime that is away is for preflight to report; what the journal knows is good enough here.
         let containers = match takedown::agent_id(layout)? {
             Some(id) => runtime.list(&id).await.ok(),

@@ -4,7 +4,8 @@
 //! # Guarantees
 //! - An intent is on disk before the effect it announces ([`Journal::append`] returns after a sync).
 //! - A record is read back whole or not at all: each line carries a checksum, and a torn last line (power loss while
-//!   appending) is dropped. Damage anywhere else is an error that names the line.
+//!   appending) is dropped. Damage anywhere else is an error that names the line, and so is a whole record of a kind
+//!   that only a newer plinth knows.
 //! - `init`, `reset` and the agent may append at the same time.
 //!
 //! The [`Ledger`] is the projection of the records: what was made and not yet removed.
@@ -19,6 +20,7 @@ use aws_lc_rs::digest;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Hint;
 use crate::fsx::{self, FsError};
 use crate::layout::Layout;
 
@@ -40,6 +42,35 @@ pub enum JournalError {
         /// Counted from 1.
         line: usize,
     },
+    /// A record is whole, and of a kind that this version does not know. Nothing is appended to such a journal.
+    #[error(
+        "`{}` was written by a newer version of plinth than this one ({}): line {line} is of a kind that it does not know",
+        path.display(),
+        env!("CARGO_PKG_VERSION")
+    )]
+    Newer {
+        /// The journal.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
+}
+
+impl Hint for JournalError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::File(_) => Vec::new(),
+            Self::Damaged { path, line } => vec![
+                format!(
+                    "if no other file there is damaged, delete that line (sed -i {line}d {}) and run the same command \
+                     again: what it recorded, and nothing else, is then no longer known to `plinth reset`",
+                    path.display()
+                ),
+                "each line is a checksum, a blank and a JSON object that names what was made".to_owned(),
+            ],
+            Self::Newer { .. } => vec!["use that newer plinth: it knows what it made, and removes it".to_owned()],
+        }
+    }
 }
 
 /// One line of the journal.
@@ -242,12 +273,17 @@ impl Journal {
         let mut lines = content.split_inclusive(|byte| *byte == b'\n').enumerate().peekable();
         while let Some((index, text)) = lines.next() {
             match parse(text) {
-                Some(record) => ledger.apply(record),
-                None if lines.peek().is_none() => break,
-                None => return Err(JournalError::Damaged { path: self.path.clone(), line: index + 1 }),
+                Line::Record(record) => ledger.apply(record),
+                Line::Broken if lines.peek().is_none() => break,
+                Line::Broken => return Err(JournalError::Damaged { path: self.path.clone(), line: index + 1 }),
+                Line::Unknown => return Err(self.newer(index)),
             }
         }
         Ok(ledger)
+    }
+
+    fn newer(&self, index: usize) -> JournalError {
+        JournalError::Newer { path: self.path.clone(), line: index + 1 }
     }
 
     /// Opens the journal, made when missing, with an exclusive lock. A compaction by another process replaces the
@@ -270,12 +306,14 @@ impl Journal {
         let length = file.metadata().map_err(FsError::of("read", &self.path))?.len();
         let mut content = Vec::new();
         file.rewind().and_then(|()| file.read_to_end(&mut content)).map_err(FsError::of("read", &self.path))?;
-        let last = content.split_inclusive(|byte| *byte == b'\n').next_back();
-        if let Some(last) = last
-            && parse(last).is_none()
-        {
-            let keep = length.saturating_sub(last.len() as u64);
-            file.set_len(keep).map_err(FsError::of("truncate", &self.path))?;
+        let last = content.split_inclusive(|byte| *byte == b'\n').enumerate().last();
+        match last.map(|(index, last)| (index, last, parse(last))) {
+            Some((_, last, Line::Broken)) => {
+                let keep = length.saturating_sub(last.len() as u64);
+                file.set_len(keep).map_err(FsError::of("truncate", &self.path))?;
+            }
+            Some((index, _, Line::Unknown)) => return Err(self.newer(index)),
+            Some((_, _, Line::Record(_))) | None => {}
         }
         Ok(())
     }
@@ -297,10 +335,24 @@ fn line(record: &Record) -> String {
     format!("{} {json}\n", checksum(json.as_bytes()))
 }
 
-fn parse(line: &[u8]) -> Option<Record> {
-    let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
-    let (sum, json) = line.split_once(' ')?;
-    (sum == checksum(json.as_bytes())).then(|| serde_json::from_str(json).ok())?
+/// What a line of the journal turns out to be.
+enum Line {
+    /// A record.
+    Record(Record),
+    /// Not what was written: cut short or changed.
+    Broken,
+    /// What was written, and not a record that we know.
+    Unknown,
+}
+
+fn parse(line: &[u8]) -> Line {
+    let text = std::str::from_utf8(line).ok().and_then(|line| line.strip_suffix('\n'));
+    match text.and_then(|text| text.split_once(' ')) {
+        Some((sum, json)) if sum == checksum(json.as_bytes()) => {
+            serde_json::from_str(json).map_or(Line::Unknown, Line::Record)
+        }
+        _ => Line::Broken,
+    }
 }
 
 /// The first 32 bits of the SHA-256, hexadecimal: enough to tell a torn or damaged line.
@@ -378,6 +430,40 @@ mod tests {
         let text = fs::read_to_string(&journal.path).unwrap().replace("/b", "/x");
         fs::write(&journal.path, text).unwrap();
         assert!(matches!(journal.ledger(), Err(JournalError::Damaged { line: 2, .. })));
+    }
+
+    #[test]
+    fn a_record_of_a_newer_version_is_kept_and_said_to_be_one() {
+        let (_directory, journal) = journal();
+        let text = |json: &str| format!("{} {json}\n", checksum(json.as_bytes()));
+        let unknown = [
+            r#"{"record":"adopt","what":{"kind":"file","path":"/a"}}"#,
+            r#"{"record":"make","what":{"kind":"socket","path":"/a"}}"#,
+            "7",
+        ];
+        for (record, json) in unknown.into_iter().flat_map(|json| [("last", json), ("middle", json)]) {
+            let rest = if record == "last" { String::new() } else { line(&make("/b")) };
+            let content = format!("{}{}{rest}", line(&make("/a")), text(json));
+            fs::write(&journal.path, &content).unwrap();
+            let error = journal.ledger().unwrap_err();
+            assert!(matches!(error, JournalError::Newer { line: 2, .. }), "{record} {json}: {error}");
+            assert!(error.to_string().contains("newer version") && error.hints().len() == 1, "{error}");
+            if record == "last" {
+                assert!(matches!(journal.append(&[make("/c")]), Err(JournalError::Newer { line: 2, .. })), "{json}");
+                assert_eq!(fs::read_to_string(&journal.path).unwrap(), content, "nothing is lost");
+            }
+        }
+        // The same without its checksum is what a torn write leaves.
+        fs::write(&journal.path, format!("{}00000000 {}\n", line(&make("/a")), unknown[0])).unwrap();
+        assert_eq!(journal.ledger().unwrap().paths(), BTreeSet::from(["/a".into()]));
+        journal.append(&[make("/c")]).unwrap();
+        assert_eq!(journal.ledger().unwrap().paths(), BTreeSet::from(["/a".into(), "/c".into()]));
+    }
+
+    #[test]
+    fn a_damaged_journal_says_what_to_do() {
+        let error = JournalError::Damaged { path: "/j".into(), line: 7 };
+        assert!(error.hints()[0].contains("sed -i 7d /j"), "{:?}", error.hints());
     }
 
     #[test]

@@ -92,6 +92,16 @@ impl Layout {
         self.root.join("var/log/plinth/agent.log")
     }
 
+    /// `/var/log/pods`, 0755: links to the logs of containers, by pod. The kubelet's path.
+    pub fn pod_logs(&self) -> PathBuf {
+        self.root.join("var/log/pods")
+    }
+
+    /// `/var/log/containers`, 0755: links to those in [`Layout::pod_logs`], flat. The kubelet's path.
+    pub fn container_logs(&self) -> PathBuf {
+        self.root.join("var/log/containers")
+    }
+
     /// `/etc/systemd/system/plinth-agent.service`, 0644.
     pub fn unit(&self) -> PathBuf {
         self.root.join("etc/systemd/system/plinth-agent.service")

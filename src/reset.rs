@@ -10,7 +10,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MntFlags, umount2};
 use serde::Serialize;
 
 use crate::apply::{Host, Launch};
@@ -118,7 +117,7 @@ pub async fn run<R: Runtime>(
     phase.done(&format!("removed {containers} containers; none of their processes runs"));
 
     let phase = host.printer.phase("files");
-    let mut left = unmount_below(&host.layout.pods());
+    let mut left = unmount_below(&host.layout.pods())?;
     let mut removable: Vec<&Creation> = ledger.creations().collect();
     // Children before their directories, so that these are empty when their turn comes.
     removable.sort_by_key(|creation| std::cmp::Reverse(depth(creation)));
@@ -213,30 +212,15 @@ fn remove_own_directories(layout: &Layout, left: &mut Vec<Left>) {
     }
 }
 
-/// Detaches every mount below `directory` (memory volumes of pods); a busy one goes when its last user does.
-fn unmount_below(directory: &Path) -> Vec<Left> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut points: Vec<PathBuf> = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|point| PathBuf::from(unescape(point)))
-        .filter(|point| point.starts_with(directory) && point != directory)
-        .collect();
-    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
-    points
-        .into_iter()
+/// Detaches every mount below `directory`: memory volumes of pods, and what was mounted in volumes.
+fn unmount_below(directory: &Path) -> Result<Vec<Left>, FsError> {
+    let points = fsx::mounts_below(directory)?.into_iter();
+    Ok(points
         .filter_map(|point| {
-            let error = umount2(&point, MntFlags::MNT_DETACH).err()?;
-            Some(Left { what: point.display().to_string(), why: format!("cannot unmount: {error}"), failed: true })
+            let error = fsx::unmount(&point).err()?;
+            Some(Left { what: point.display().to_string(), why: with_cause(&error), failed: true })
         })
-        .collect()
-}
-
-/// mountinfo writes space, tab, line feed and backslash as octal escapes (proc(5)).
-fn unescape(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .into_iter()
-        .fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
+        .collect())
 }
 
 /// The report, from the host as it is now.
@@ -409,10 +393,5 @@ mod tests {
         let report = fixture.reset(Options::default(), &[]).await;
         assert!(report.is_complete() && report.containers == 0);
         assert_eq!(std::fs::read_dir(fixture.root.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn mount_points_are_read_as_the_kernel_writes_them() {
-        assert_eq!(unescape("/var/lib/a\\040b\\134c"), "/var/lib/a b\\c");
     }
 }

@@ -24,6 +24,9 @@ pub const MAX_MANIFEST_BYTES: usize = 10 << 20;
 /// build takes about 30 KiB per level.
 const MAX_DEPTH: usize = 32;
 
+/// Most values that are read, those behind aliases counted each time. It bounds time and memory.
+const MAX_VALUES: usize = 250_000;
+
 /// YAML that cannot be read or written. `Display` names line and column and shows the place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
@@ -58,12 +61,21 @@ const WORDING: [(&str, &str); 4] = [
     (", set DuplicateKeyPolicy in Options if acceptable", ""),
 ];
 
+/// What the crate says of a limit, and what we say.
+const LIMITS: [(&str, &str); 3] = [
+    ("budget breached: Depth", "nested too deeply"),
+    ("recursion limit exceeded", "nested too deeply"),
+    ("budget breached: Nodes", "more than 250000 values, those behind aliases counted each time"),
+];
+
 impl From<serde_yaml::Error> for YamlError {
     fn from(error: serde_yaml::Error) -> Self {
         let bare = error.without_snippet();
         let text = bare.to_string();
         // The crate appends the place to the message; whoever asks for the reason alone names the place differently.
         let reason = text.split(" at line ").next().unwrap_or(&text).lines().next().unwrap_or(&text);
+        let limit = |(kind, ours): &(&str, &'static str)| reason.contains(kind).then_some(*ours);
+        let reason = LIMITS.iter().find_map(limit).unwrap_or(reason);
         let reason = WORDING.iter().fold(reason.to_owned(), |reason, (theirs, ours)| reason.replace(theirs, ours));
         let line = bare.location().map(|location| location.line()).filter(|line| *line > 0);
         Self { reason, line, text: error.to_string() }
@@ -98,6 +110,9 @@ pub fn manifest<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, YamlError> {
     if text.trim_start().starts_with('{') {
         // By way of an untyped value, so that the last of two equal keys wins.
         let value: Value = serde_json::from_str(text).map_err(|error| YamlError::new(error.to_string()))?;
+        if count(&value) > MAX_VALUES {
+            return Err(YamlError::new(format!("more than {MAX_VALUES} values")));
+        }
         return serde_json::from_value(value).map_err(|error| YamlError::new(error.to_string()));
     }
     let documents = split(text.strip_prefix('\u{feff}').unwrap_or(text));
@@ -117,8 +132,18 @@ pub fn manifest<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, YamlError> {
     })
 }
 
+fn count(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(count).sum(),
+        Value::Object(fields) => fields.values().map(count).sum(),
+        _ => 0,
+    }
+}
+
 fn options() -> Options {
-    serde_yaml::options! { budget: serde_yaml::budget! { max_depth: MAX_DEPTH, flow_nesting_limit: MAX_DEPTH } }
+    serde_yaml::options! {
+        budget: serde_yaml::budget! { max_depth: MAX_DEPTH, flow_nesting_limit: MAX_DEPTH, max_nodes: MAX_VALUES }
+    }
 }
 
 fn manifest_options() -> Options {

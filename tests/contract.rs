@@ -8,9 +8,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use plinth::runtime::{Event, EventKind, Result, Runtime as _, RuntimeError, State};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use jiff::{SignedDuration, Timestamp};
+use plinth::runtime::{Event, EventKind, LogQuery, Result, Runtime as _, RuntimeError, State};
 use support::lab::{BUSYBOX, DockerLab, Does, Exec, FakeLab, Lab};
 
 /// Longer than any grace in here.
@@ -50,6 +51,7 @@ async fn a_failed_start_leaves_the_reason(lab: impl Lab) {
     assert!(matches!(&error, RuntimeError::Refused { reason, .. } if reason.contains("no such file")), "{error:?}");
     let state = lab.state(&id).await;
     assert!(matches!(&state, State::Created { error: Some(why) } if why.contains("no such file")), "{state:?}");
+    assert!(lab.runtime().inspect(&id).await.unwrap().unwrap().log_path.is_some());
 }
 
 async fn a_container_cannot_join_the_network_of_one_that_does_not_run(lab: impl Lab) {
@@ -271,6 +273,59 @@ async fn logs_are_the_last_lines_of_both_streams(lab: impl Lab) {
     assert!(matches!(&error, RuntimeError::NoSuchContainer(id) if id == "none"), "{error:?}");
 }
 
+/// All that `query` gives, as text.
+async fn read(lab: &impl Lab, id: &str, query: LogQuery) -> Result<String> {
+    let all = lab.runtime().read_log(id, query).try_collect::<Vec<_>>();
+    let all = tokio::time::timeout(LONG, all).await.expect("an end of the log")?;
+    Ok(String::from_utf8(all.concat()).unwrap())
+}
+
+async fn a_log_is_read_as_asked(lab: impl Lab) {
+    let id = lab.run("a", Does::Write).await;
+    let written = async {
+        while read(&lab, &id, LogQuery::default()).await.unwrap().lines().count() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, written).await.unwrap();
+    for (tail, lines) in [(0, 0), (2, 2), (9, 3)] {
+        let query = LogQuery { tail: Some(tail), ..LogQuery::default() };
+        assert_eq!(read(&lab, &id, query).await.unwrap().lines().count(), lines, "{tail}");
+    }
+    let now = Timestamp::now();
+    for (since, lines) in [(-60, 3), (60, 0)] {
+        let since = Some(now + SignedDuration::from_secs(since));
+        let query = LogQuery { since, ..LogQuery::default() };
+        assert_eq!(read(&lab, &id, query).await.unwrap().lines().count(), lines, "{since:?}");
+    }
+    let text = read(&lab, &id, LogQuery { timestamps: true, ..LogQuery::default() }).await.unwrap();
+    for line in text.lines() {
+        let (stamp, word) = line.split_once(' ').unwrap();
+        assert_eq!(stamp.len(), "2026-11-21T11:12:13.123456789Z".len(), "{line}");
+        assert!(now.duration_since(stamp.parse().unwrap()).abs() < SignedDuration::from_mins(1), "{line}");
+        assert!(["one", "two", "three"].contains(&word), "{line}");
+    }
+    let error = read(&lab, "none", LogQuery::default()).await.unwrap_err();
+    assert!(matches!(&error, RuntimeError::NoSuchContainer(id) if id == "none"), "{error:?}");
+}
+
+async fn a_log_is_followed_to_the_end_of_its_container(lab: impl Lab) {
+    let follow = LogQuery { follow: true, ..LogQuery::default() };
+    let id = lab.run("a", Does::Write).await;
+    let mut log = lab.runtime().read_log(&id, follow);
+    let mut text = String::new();
+    while text.lines().count() < 3 {
+        let part = tokio::time::timeout(LONG, log.next()).await.expect("a line").expect("an open log").unwrap();
+        text.push_str(std::str::from_utf8(&part).unwrap());
+    }
+    let silence = tokio::time::timeout(Duration::from_millis(50), log.next()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    lab.runtime().stop(&id, Duration::ZERO).await.unwrap();
+    let rest = tokio::time::timeout(LONG, log.try_collect::<Vec<_>>()).await.expect("an end of the log").unwrap();
+    assert!(rest.concat().is_empty(), "{rest:?}");
+    assert_eq!(read(&lab, &id, follow).await.unwrap().lines().count(), 3, "one that has ended is not waited for");
+}
+
 /// Each sentence becomes a test of each implementation.
 macro_rules! contract {
     ($($sentence:ident),+ $(,)?) => {
@@ -318,6 +373,8 @@ contract!(
     exec_is_over_when_its_time_is,
     exec_needs_a_running_container,
     logs_are_the_last_lines_of_both_streams,
+    a_log_is_read_as_asked,
+    a_log_is_followed_to_the_end_of_its_container,
 );
 
 #[tokio::test]

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+use serde::de::DeserializeOwned;
+
 use super::status::AgentStatus;
 use crate::layout::Layout;
 
@@ -23,7 +26,7 @@ pub enum ClientError {
         #[source]
         source: reqwest::Error,
     },
-    /// The answer is not a status.
+    /// The answer is not what was asked for.
     #[error("the agent's answer is not understood")]
     Answer(#[source] reqwest::Error),
 }
@@ -41,6 +44,8 @@ impl AgentClient {
         let socket = layout.socket();
         let http = reqwest::Client::builder()
             .unix_socket(socket.clone())
+            // There is no TLS here, and a host may have no certificate authority at all.
+            .tls_certs_only([])
             .timeout(TIMEOUT)
             .build()
             .map_err(ClientError::Client)?;
@@ -49,9 +54,20 @@ impl AgentClient {
 
     /// `GET /status`.
     pub async fn status(&self) -> Result<AgentStatus, ClientError> {
+        self.get("status").await
+    }
+
+    /// `GET /pods`, and the name of the node.
+    pub async fn pods(&self) -> Result<(String, Vec<Pod>), ClientError> {
+        let node = self.status().await?.node_name;
+        let list: k8s_openapi::List<Pod> = self.get("pods").await?;
+        Ok((node, list.items))
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let answer = self
             .http
-            .get("http://agent/status")
+            .get(format!("http://agent/{path}"))
             .send()
             .await
             .and_then(reqwest::Response::error_for_status)

@@ -4,9 +4,20 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
 
 use jiff::Timestamp;
+use nix::sys::statvfs::statvfs;
 
 use super::translate::Node;
-use crate::runtime::Dns;
+
+/// Contents of a resolv.conf.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Name servers.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub searches: Vec<String>,
+    /// Options.
+    pub options: Vec<String>,
+}
 
 /// Bit of `CAP_SYS_RESOURCE` in a capability set.
 const CAP_SYS_RESOURCE: u64 = 1 << 24;
@@ -20,17 +31,19 @@ pub fn booted_at(proc: &Path) -> Timestamp {
         .unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// The node called `name`, whose address is `address` or that of its default route.
-pub fn node(proc: &Path, name: &str, address: Option<IpAddr>) -> Node {
+/// The node called `name`, whose address is `address` or that of its default route. Its pods write below `state`.
+pub fn node(proc: &Path, state: &Path, name: &str, address: Option<IpAddr>) -> Node {
     Node {
         name: name.to_owned(),
         address: address.or_else(default_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         memory: memory(&std::fs::read_to_string(proc.join("meminfo")).unwrap_or_default()),
+        storage: statvfs(state).map_or(0, |facts| facts.blocks() * facts.fragment_size()),
         cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
         dns: resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         may_protect_from_oom: may_protect_from_oom(
             &std::fs::read_to_string(proc.join("self/status")).unwrap_or_default(),
         ),
+        apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")),
     }
 }
 

@@ -8,7 +8,7 @@
 //! - Containers outlive the agent: on shutdown they are left running, and the next agent takes them over by label
 //!   without touching what is right.
 //! - A crash is acted on when it happens (events); what events miss is caught by a complete list every 15 s.
-//! - Nothing is removed before every source has reported once.
+//! - Nothing of a source is removed before that source has been read once; no source holds up another one.
 //! - No decision needs the API server.
 //!
 //! # Assumptions
@@ -22,13 +22,19 @@ pub mod board;
 pub mod client;
 pub mod hook;
 pub mod host;
+pub mod kubelet_config;
+pub mod ledger;
+pub mod logfile;
+pub mod lookup;
 pub mod message;
 pub mod metrics;
 pub mod pod;
+pub mod ports;
 pub mod probe;
 pub mod projection;
 pub mod quantity;
 pub mod report;
+pub mod seccomp;
 pub mod server;
 pub mod source;
 pub mod status;
@@ -50,18 +56,23 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::board::Board;
+use self::ledger::{Ledger, NoLedger, Writer};
+use self::logfile::LogDirectories;
 use self::metrics::Metrics;
-use self::pod::{PodKey, StaticPod, resolve_order};
+use self::pod::{PodKey, SourceKind, StaticPod, resolve_order};
 use self::probe::Prober;
 use self::server::Door;
 use self::source::Published;
 use self::source::file::FileSource;
+use self::source::http::{Endpoint, HttpSource};
+use self::source::memory::recall_source;
 use self::step::{Timings, uid_of};
+use self::translate::LogLimits;
 use self::worker::{Message, Shared, Wanted, Worker};
 use crate::clock::Clock;
 use crate::fsx::{self, FsError, Lock};
-use crate::journal::{Journal, JournalError, Record};
 use crate::layout::Layout;
+use crate::proc::Proc;
 use crate::runtime::{Container, Event, Runtime, RuntimeError, labels};
 
 /// How long the lock is tried for: others only peek at it.
@@ -69,35 +80,15 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How soon a runtime that is away is asked again, at first and at most.
 const AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Where the agent's creations are recorded, so that `reset` finds them.
-pub trait Ledger: Send + Sync + 'static {
-    /// Returns when `records` are durable. What they announce is not made when this fails.
-    fn record(&self, records: &[Record]) -> Result<(), JournalError>;
-}
-
-impl Ledger for Journal {
-    fn record(&self, records: &[Record]) -> Result<(), JournalError> {
-        self.append(records)
-    }
-}
-
-/// A ledger that forgets, for hosts that nobody resets.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoLedger;
-
-impl Ledger for NoLedger {
-    fn record(&self, _: &[Record]) -> Result<(), JournalError> {
-        Ok(())
-    }
-}
-
 /// Settings of an agent.
 #[derive(Clone)]
 pub struct Options {
     /// Every path the agent uses but the manifests'.
     pub layout: Layout,
     /// Directory of the manifests, or a single one; absolute.
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+    /// Where further manifests are asked for.
+    pub url: Option<Endpoint>,
     /// Name of the node; pod names end in it.
     pub node_name: String,
     /// Address of the node; that of the default route when `None`.
@@ -110,6 +101,14 @@ pub struct Options {
     pub timings: Timings,
     /// How often the manifests are read without an event (kubelet: `fileCheckFrequency`, 20 s).
     pub file_check_period: Duration,
+    /// How often the URL is asked (kubelet: `httpCheckFrequency`, 20 s).
+    pub http_check_period: Duration,
+    /// What is kept of the containers' logs.
+    pub log_limits: LogLimits,
+    /// Where links to the logs are made for those that collect them (kubelet: `podLogsDir`); absolute.
+    pub pod_logs: PathBuf,
+    /// Remarks about these settings, for `/status`.
+    pub notes: Vec<String>,
     /// How often all containers are listed without an event.
     pub relist_period: Duration,
 }
@@ -118,7 +117,9 @@ impl Options {
     /// The usual settings for the manifests of `layout` on the node `node_name`.
     pub fn new(layout: Layout, node_name: impl Into<String>, pause_image: impl Into<String>) -> Self {
         Self {
-            manifests: layout.manifests(),
+            manifests: Some(layout.manifests()),
+            url: None,
+            pod_logs: layout.pod_logs(),
             layout,
             node_name: node_name.into(),
             node_address: None,
@@ -126,6 +127,9 @@ impl Options {
             ledger: Arc::new(NoLedger),
             timings: Timings::default(),
             file_check_period: Duration::from_secs(20),
+            http_check_period: Duration::from_secs(20),
+            log_limits: LogLimits::default(),
+            notes: Vec::new(),
             relist_period: Duration::from_secs(15),
         }
     }
@@ -155,6 +159,14 @@ pub enum AgentError {
     /// The HTTP client of the probes could not be built.
     #[error("cannot build the HTTP client of the probes")]
     Prober(#[source] reqwest::Error),
+    /// A source died, and with it all news of its pods.
+    #[error("the source `{location}` ended{}", .reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}")))]
+    Source {
+        /// Path or URL.
+        location: String,
+        /// What it says of it.
+        reason: Option<String>,
+    },
     /// The socket's server ended.
     #[error("the agent's socket stopped answering")]
     Server(#[source] std::io::Error),
@@ -173,7 +185,7 @@ pub async fn run<R: Runtime>(
     fsx::create_directories(&layout.pods(), 0o750)?;
     let agent_id = agent_id(&layout.agent_id())?;
     let listener = server::bind(&layout.socket())?;
-    let node = host::node(&layout.proc(), &options.node_name, options.node_address);
+    let node = host::node(&layout.proc(), &layout.state(), &options.node_name, options.node_address);
     let runtime = Arc::new(runtime);
     let board = Arc::new(Board::new(Metrics::new(env!("CARGO_PKG_VERSION"))));
     board.set_problem(Some("the container runtime has not answered yet".to_owned()));
@@ -192,32 +204,87 @@ pub async fn run<R: Runtime>(
         agent_id,
         node,
         pods: layout.pods(),
+        proc: Proc::new(layout.proc()),
+        seccomp: layout.below_root(Path::new(seccomp::DIRECTORY)),
         pause_image: options.pause_image.clone(),
+        log_limits: options.log_limits,
         booted_at: host::booted_at(&layout.proc()),
-        ledger: Arc::clone(&options.ledger),
+        ledger: Writer::new(Arc::clone(&options.ledger)),
+        logs: LogDirectories { pods: options.pod_logs.clone(), containers: layout.container_logs() },
         board,
     });
     let (publish, published) = mpsc::unbounded_channel();
-    let source = FileSource {
-        path: options.manifests.clone(),
-        node: options.node_name.clone(),
-        pods: layout.pods(),
-        period: options.file_check_period,
-        events: true,
-    };
-    let mut background = JoinSet::new();
-    background.spawn(async move { source.run(clock, publish).await });
-    tracing::info!(agent = shared.agent_id, manifests = %options.manifests.display(), "the agent runs");
+    let mut sources = Sources::default();
+    if let Some(path) = options.manifests.clone() {
+        let source = FileSource {
+            path,
+            node: options.node_name.clone(),
+            pods: layout.pods(),
+            period: options.file_check_period,
+            events: true,
+        };
+        sources.start(source.unread(), source.run(clock.clone(), publish.clone()));
+    }
+    if let Some(endpoint) = options.url.clone() {
+        let source = HttpSource {
+            endpoint,
+            node: options.node_name.clone(),
+            pods: layout.pods(),
+            period: options.http_check_period,
+        };
+        sources.start(source.unread(), source.run(clock, publish.clone()));
+    }
+    let known = sources.unread.values().map(|source| source.location.as_str()).collect::<Vec<_>>().join(", ");
+    tracing::info!(agent = shared.agent_id, sources = known, "the agent runs");
+    for note in &options.notes {
+        tracing::warn!("{note}");
+    }
 
-    let hub = Hub::new(shared, options.relist_period);
+    let hub = Hub::new(shared, &options, sources.unread.clone());
     let result = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
-        () = hub.run(published) => Ok(()),
+        error = sources.ended() => Err(error),
+        // Not while `publish` is there; a source that ends says more.
+        () = Box::pin(hub.run(published)) => Err(AgentError::Source { location: known, reason: None }),
         ended = server::serve(listener, door) => ended.map_err(AgentError::Server),
     };
     fsx::remove_file(&options.layout.socket())?;
     tracing::info!("the agent stops; containers go on");
     result
+}
+
+/// The tasks of the sources.
+#[derive(Default)]
+struct Sources {
+    unread: BTreeMap<SourceKind, Published>,
+    tasks: JoinSet<String>,
+    locations: HashMap<tokio::task::Id, String>,
+}
+
+impl Sources {
+    fn start(&mut self, unread: Published, task: impl Future<Output = ()> + Send + 'static) {
+        let location = unread.location.clone();
+        self.unread.insert(unread.source, unread);
+        let returned = location.clone();
+        let handle = self.tasks.spawn(async move {
+            task.await;
+            returned
+        });
+        self.locations.insert(handle.id(), location);
+    }
+
+    /// Completes when one of them ends, which none is to do while the agent runs.
+    async fn ended(&mut self) -> AgentError {
+        match self.tasks.join_next().await {
+            // Without any source the agent tends to what it may find, which is nothing.
+            None => std::future::pending().await,
+            Some(Ok(location)) => AgentError::Source { location, reason: None },
+            Some(Err(error)) => AgentError::Source {
+                location: self.locations.get(&error.id()).cloned().unwrap_or_default(),
+                reason: Some(error.to_string()),
+            },
+        }
+    }
 }
 
 async fn lock(path: &Path) -> Result<Lock, AgentError> {
@@ -249,7 +316,9 @@ fn agent_id(path: &Path) -> Result<String, AgentError> {
 struct Hub<R> {
     shared: Arc<Shared<R>>,
     relist_period: Duration,
-    sources: BTreeMap<String, Published>,
+    notes: Vec<String>,
+    /// By kind, as last published.
+    sources: BTreeMap<SourceKind, Published>,
     workers: HashMap<PodKey, Handle>,
     tasks: JoinSet<PodKey>,
     /// Which pod a UID belongs to, as far as known.
@@ -267,15 +336,18 @@ enum Connection {
 
 struct Handle {
     wanted: watch::Sender<Wanted>,
+    /// Sources that its containers may come from.
+    sources: BTreeSet<SourceKind>,
     messages: mpsc::UnboundedSender<Message>,
 }
 
 impl<R: Runtime> Hub<R> {
-    fn new(shared: Arc<Shared<R>>, relist_period: Duration) -> Self {
+    fn new(shared: Arc<Shared<R>>, options: &Options, sources: BTreeMap<SourceKind, Published>) -> Self {
         Self {
             shared,
-            relist_period,
-            sources: BTreeMap::new(),
+            relist_period: options.relist_period,
+            notes: options.notes.clone(),
+            sources,
             workers: HashMap::new(),
             tasks: JoinSet::new(),
             uids: HashMap::new(),
@@ -285,8 +357,11 @@ impl<R: Runtime> Hub<R> {
 
     /// Runs until its sources are gone.
     async fn run(mut self, mut published: mpsc::UnboundedReceiver<Published>) {
-        let Some(first) = published.recv().await else { return };
-        self.take(first);
+        // Files are there at once. Of two pods with one name theirs runs, and so they come first.
+        while self.sources.get(&SourceKind::File).is_some_and(|files| !files.was_tried()) {
+            let Some(first) = published.recv().await else { return };
+            self.take(first);
+        }
         loop {
             let (mut events, _pump) = self.connect().await;
             let mut relist = interval(self.relist_period);
@@ -371,74 +446,98 @@ impl<R: Runtime> Hub<R> {
         true
     }
 
-    /// Removes directories of pods that neither are wanted nor have containers: what a pod leaves behind whose
-    /// containers went while no agent was there to see it.
+    /// Removes directories and log links of pods that neither are wanted nor have containers: what a pod leaves behind
+    /// whose containers went while no agent was there to see it.
     fn sweep(&self) {
-        if self.sources.values().any(|source| source.problem.is_some()) {
-            return;
-        }
         for uid in volume::present(&self.shared.pods).into_iter().filter(|uid| !self.uids.contains_key(uid)) {
-            if let Err(error) = volume::discard(&self.shared.pods, &uid) {
+            let known = recall_source(&self.shared.pods, &uid).map_or_else(
+                || SourceKind::ALL.into_iter().all(|source| self.is_complete(source)),
+                |source| self.is_complete(source),
+            );
+            if known && let Err(error) = self.shared.discard(&uid) {
                 tracing::warn!(uid, %error, "cannot remove the directory of a pod that is gone");
             }
         }
     }
 
+    /// Whether all pods of this kind of source are known: it has been read, or there is none.
+    fn is_complete(&self, source: SourceKind) -> bool {
+        self.sources.get(&source).is_none_or(|published| published.complete)
+    }
+
     fn take(&mut self, published: Published) {
+        let known = self.sources.get(&published.source);
         for rejection in &published.rejected {
-            let known = self.sources.get(&published.location);
             if !known.is_some_and(|known| known.rejected.contains(rejection)) {
                 tracing::warn!(file = rejection.file, reason = rejection.reason, "rejected");
             }
         }
-        self.sources.insert(published.location.clone(), published);
+        if let Some(problem) = &published.problem
+            && known.is_none_or(|known| known.problem.as_ref() != Some(problem))
+        {
+            tracing::warn!(source = published.location, problem, "a source has a problem");
+        }
+        self.sources.insert(published.source, published);
         self.assign(BTreeMap::new());
     }
 
     /// Tells every worker what is wanted; starts those that are missing, from the containers found.
     fn assign(&mut self, mut found: BTreeMap<PodKey, Vec<Container>>) {
-        let pods = source::merge(&self.sources);
+        let source::Merged { pods, shadowed } = source::merge(&self.sources);
         let orders = resolve_order(pods.values().map(AsRef::as_ref));
         let waited_for: BTreeSet<_> =
             orders.values().flat_map(|order| order.wait_for.iter().chain(&order.uses)).cloned().collect();
         let board = &self.shared.board;
         board.metrics.set_pods(pods.len());
-        board.set_sources(self.sources.values().map(Published::status).collect(), self.warnings(&pods));
-        // Which pods an unreadable source has is not known.
-        let complete = self.sources.values().all(|source| source.problem.is_none());
+        let sources = self.sources.values().map(|source| source.status(&shadowed)).collect();
+        board.set_sources(sources, self.warnings(&pods));
         if !self.listed {
             return;
         }
         let keys: BTreeSet<_> = pods.keys().chain(self.workers.keys()).chain(found.keys()).cloned().collect();
         for key in keys {
+            let containers = found.remove(&key).unwrap_or_default();
+            let mut sources = match self.workers.get(&key) {
+                Some(handle) => handle.sources.clone(),
+                None => containers.iter().map(|container| self.source_of(container)).collect(),
+            };
             let wanted = match pods.get(&key) {
                 Some(pod) => {
+                    sources.insert(pod.source);
                     self.uids.insert(pod.uid.clone(), key.clone());
                     let order = orders.get(&key).cloned().unwrap_or_default();
                     Wanted::Run { pod: Arc::clone(pod), order, eager: waited_for.contains(&key) }
                 }
-                None if complete => Wanted::Remove,
+                None if sources.iter().all(|source| self.is_complete(*source)) => Wanted::Remove,
+                // Whether a source has it that has not been read yet is not known.
                 None => Wanted::Keep,
             };
-            match self.workers.get(&key) {
+            match self.workers.get_mut(&key) {
                 Some(handle) => {
+                    handle.sources = sources;
                     handle.wanted.send_if_modified(|present| {
                         let differs = *present != wanted;
                         *present = wanted;
                         differs
                     });
                 }
-                None => self.start(key.clone(), wanted, found.remove(&key).unwrap_or_default()),
+                None => self.start(key, wanted, sources, containers),
             }
         }
     }
 
-    fn start(&mut self, key: PodKey, wanted: Wanted, containers: Vec<Container>) {
+    /// Where the pod of a container comes from. What an earlier plinth made without saying so came from a file.
+    fn source_of(&self, container: &Container) -> SourceKind {
+        let label = container.labels.get(labels::SOURCE).and_then(|name| SourceKind::named(name));
+        label.or_else(|| recall_source(&self.shared.pods, uid_of(container))).unwrap_or(SourceKind::File)
+    }
+
+    fn start(&mut self, key: PodKey, wanted: Wanted, sources: BTreeSet<SourceKind>, containers: Vec<Container>) {
         let (wanted, wanted_by_worker) = watch::channel(wanted);
         let (messages, messages_to_worker) = mpsc::unbounded_channel();
         let worker =
             Worker::new(Arc::clone(&self.shared), key.clone(), wanted_by_worker, messages_to_worker, containers);
-        self.workers.insert(key.clone(), Handle { wanted, messages });
+        self.workers.insert(key.clone(), Handle { wanted, sources, messages });
         self.tasks.spawn(async move {
             worker.run().await;
             key
@@ -474,13 +573,14 @@ impl<R: Runtime> Hub<R> {
 
     fn warnings(&self, pods: &BTreeMap<PodKey, Arc<StaticPod>>) -> Vec<String> {
         let node = &self.shared.node;
-        let mut warnings = Vec::new();
+        let mut warnings = self.notes.clone();
         if !node.may_protect_from_oom && pods.values().any(|pod| translate::wants_oom_protection(pod, node)) {
             warnings.push(
                 "without CAP_SYS_RESOURCE containers run with no protection from the OOM killer (oom_score_adj)"
                     .to_owned(),
             );
         }
+        warnings.extend(ports::rivals(pods.values().map(AsRef::as_ref)));
         warnings
     }
 }

@@ -9,18 +9,22 @@
 //! # Failure
 //! A probe that cannot be performed at all (the runtime is away) has no result and changes nothing.
 
+mod grpc;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
+use k8s_openapi::api::core::v1::{Container, ExecAction, HTTPGetAction, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use reqwest::header::HeaderValue;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::translate::expand;
 use crate::clock::Clock;
 use crate::runtime::{ExecOutput, Runtime, RuntimeError};
 
@@ -30,6 +34,8 @@ const EAGER_PERIOD: Duration = Duration::from_millis(20);
 const PATIENT_PERIOD: Duration = Duration::from_millis(500);
 /// How long a pod is asked every [`EAGER_PERIOD`].
 const EAGER_FOR: Duration = Duration::from_mins(1);
+/// As the kubelet's prober calls itself.
+const USER_AGENT: &str = "kube-probe/1.37";
 /// How much of an answer is read (kubelet: `maxRespBodyLength`).
 const MAX_BODY: usize = 10 << 10;
 
@@ -90,6 +96,7 @@ impl Health {
     pub fn apply(&mut self, container: &Container, report: &Report) {
         let failure = match &report.outcome {
             Outcome::Success => None,
+            Outcome::Warning(why) => Some(format!("{} probe: {why}", report.kind.as_str())),
             Outcome::Failure(why) | Outcome::Unknown(why) => {
                 Some(format!("{} probe failed: {why}", report.kind.as_str()))
             }
@@ -116,10 +123,19 @@ impl Health {
 pub enum Outcome {
     /// As it should be.
     Success,
+    /// The same, with a remark.
+    Warning(String),
     /// It answered wrongly or not at all; with the reason.
     Failure(String),
     /// The probe could not be performed; counts for nothing.
     Unknown(String),
+}
+
+impl Outcome {
+    /// Whether it counts as a success.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Success | Self::Warning(_))
+    }
 }
 
 /// What the task of one container tells its worker.
@@ -167,11 +183,10 @@ impl Tracker {
 
     /// Takes in an answer; returns the new verdict when it changed.
     pub fn record(&mut self, outcome: &Outcome) -> Option<bool> {
-        let success = match outcome {
-            Outcome::Success => true,
-            Outcome::Failure(_) => false,
-            Outcome::Unknown(_) => return None,
-        };
+        if matches!(outcome, Outcome::Unknown(_)) {
+            return None;
+        }
+        let success = outcome.is_success();
         self.streak = if self.last == Some(success) { self.streak.saturating_add(1) } else { 1 };
         self.last = Some(success);
         let threshold = if success { self.success_threshold } else { self.failure_threshold };
@@ -214,15 +229,15 @@ impl<R: Runtime> Prober<R> {
         // Taken already when main has done so; either way there is one afterwards.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let http = reqwest::Client::builder()
-            .user_agent("kube-probe/1.37")
+            .user_agent(USER_AGENT)
+            .default_headers([(reqwest::header::CONNECTION, HeaderValue::from_static("close"))].into_iter().collect())
             .no_proxy()
             .tls_danger_accept_invalid_certs(true)
             .pool_max_idle_per_host(0)
             .redirect(reqwest::redirect::Policy::custom(|attempt| {
                 let previous = attempt.previous();
-                if previous.last().map(|url| url.host_str().map(str::to_owned))
-                    != Some(attempt.url().host_str().map(str::to_owned))
-                {
+                let asked = previous.first().and_then(|url| url.host_str());
+                if asked != attempt.url().host_str() {
                     attempt.stop()
                 } else if previous.len() >= 10 {
                     attempt.error("too many redirects")
@@ -248,8 +263,10 @@ impl<R: Runtime> Prober<R> {
                     Ok(_) => Outcome::Success,
                     Err(error) => Outcome::Failure(format!("connect to {host}:{port}: {error}")),
                 }
+            } else if let Some(grpc) = &probe.grpc {
+                grpc::check(target.address, grpc).await
             } else if let Some(exec) = &probe.exec {
-                let command = exec.command.clone().unwrap_or_default();
+                let command = command(exec, container);
                 match self.exec(&command, target, limit).await {
                     Ok(output) if output.exit_code == 0 => Outcome::Success,
                     Ok(output) => {
@@ -311,7 +328,11 @@ impl<R: Runtime> Prober<R> {
         let url = response.url().to_string();
         let status = response.status();
         if status.is_success() || status.is_redirection() {
-            return Outcome::Success;
+            let location = response.headers().get(reqwest::header::LOCATION).filter(|_| status.is_redirection());
+            return location.map_or(Outcome::Success, |to| {
+                let to = shortened(&String::from_utf8_lossy(to.as_bytes()));
+                Outcome::Warning(format!("GET {url}: {}: not followed to {to}", status.as_u16()))
+            });
         }
         let mut body = Vec::new();
         while body.len() < MAX_BODY
@@ -321,6 +342,19 @@ impl<R: Runtime> Prober<R> {
         }
         Outcome::Failure(format!("GET {url}: {}{}", status.as_u16(), first_problem(&String::from_utf8_lossy(&body))))
     }
+}
+
+/// The command of an exec probe. Of its container's variables it sees those with a plain value (kubelet:
+/// `ExpandContainerCommandOnlyStatic`).
+fn command(exec: &ExecAction, container: &Container) -> Vec<String> {
+    let mut env = Vec::new();
+    for variable in container.env.iter().flatten() {
+        if let Some(value) = &variable.value {
+            let value = expand(value, &env);
+            env.push((variable.name.clone(), value));
+        }
+    }
+    exec.command.iter().flatten().map(|text| expand(text, &env)).collect()
 }
 
 /// The line of a health endpoint's answer that says what is wrong: Kubernetes marks it with `[-]`.
@@ -460,7 +494,7 @@ impl<R: Runtime> Line<R> {
         let mut last = None;
         loop {
             let outcome = self.prober.ask(probe, &self.container, &self.target).await;
-            let done = outcome == Outcome::Success;
+            let done = outcome.is_success();
             if last.as_ref() != Some(&outcome) {
                 self.report(ProbeKind::Readiness, &outcome, None, true);
             }

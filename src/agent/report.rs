@@ -133,7 +133,11 @@ fn seen<'a>(snapshot: &'a Snapshot, pod: &'a StaticPod, spec: &'a Spec, init: bo
     };
     let last = newest.and_then(ended);
     let previous = all.iter().rev().skip(1).find_map(|container| ended(container));
-    let waiting = snapshot.waiting.get(&spec.name);
+    // While the sandbox cannot be had, its reason is that of all of them.
+    let waiting = snapshot.waiting.get(&spec.name).or_else(|| {
+        let runs = newest.is_some_and(is_running);
+        snapshot.waiting.get(SANDBOX).filter(|_| !runs)
+    });
     let health = newest.and_then(|container| snapshot.health.get(&container.id)).cloned().unwrap_or_default();
     let mut summary = ContainerSummary {
         name: spec.name.clone(),
@@ -264,12 +268,14 @@ fn phase(pod: &StaticPod, containers: &[Seen<'_>]) -> &'static str {
         return if regular(pod, containers).any(failed) { "Failed" } else { "Succeeded" };
     }
     let created = |seen: &Seen<'_>| {
-        seen.newest.is_some_and(|container| match container.state {
-            State::Created { error: None } => false,
-            // As long as its postStart hook runs it is not.
-            State::Running { .. } => seen.summary.state == "running",
-            _ => true,
-        })
+        // Once it has run, its next start is another matter.
+        seen.previous.is_some()
+            || seen.newest.is_some_and(|container| match container.state {
+                State::Created { error: None } => false,
+                // As long as its postStart hook runs it is not.
+                State::Running { .. } => seen.summary.state == "running",
+                _ => true,
+            })
     };
     if regular(pod, containers).all(created) { "Running" } else { "Pending" }
 }
@@ -319,6 +325,10 @@ fn message(
         ("waiting", "CrashLoopBackOff", Some(end)) => {
             format!("{}{}", history(end), again.replace("tried again", "restarts"))
         }
+        ("waiting", "CrashLoopBackOff", None) if failed_start(seen.newest).is_some() => {
+            let why = failed_start(seen.newest).unwrap_or_default();
+            format!("{name} cannot be started: {why}{again}")
+        }
         ("waiting", "ErrImageNeverPull", _) => {
             format!(
                 "image {} is not present, and imagePullPolicy is Never: bring the image to this host",
@@ -343,6 +353,14 @@ fn message(
         _ => format!("{name} runs; its readiness probe has not answered yet"),
     })
     .map(|message| with_remarks(&message, &pod.warnings, &snapshot.remarks))
+}
+
+/// What the engine said when it could not start a container.
+fn failed_start(container: Option<&Container>) -> Option<&str> {
+    match container.map(|container| &container.state) {
+        Some(State::Created { error }) => error.as_deref(),
+        _ => None,
+    }
 }
 
 fn with_remarks(message: &str, warnings: &[String], remarks: &[String]) -> String {

@@ -31,7 +31,7 @@ pub struct AgentStatus {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceStatus {
-    /// Path or URL.
+    /// Path, or URL without credentials and query.
     pub location: String,
     /// When it was last read completely.
     pub last_read_at: Option<Timestamp>,
@@ -39,6 +39,9 @@ pub struct SourceStatus {
     pub problem: Option<String>,
     /// Files that are not run, each with its reason.
     pub rejected: Vec<Rejection>,
+    /// How many pods it has that are run.
+    #[serde(default)]
+    pub pods: usize,
 }
 
 /// A file that is not run.

@@ -402,34 +402,34 @@ impl Round<'_> {
             return true;
         }
         let sandboxes = instances(self.observed.containers, pod, SANDBOX);
-        let Some(newest) = sandboxes.last() else {
-            if !self.held(pod) {
-                self.launch(pod, SANDBOX, 0);
-            }
-            return false;
-        };
-        if is_running(newest) {
+        let newest = sandboxes.last();
+        if newest.is_some_and(|newest| is_running(newest)) {
             return true;
         }
-        let Some((_, ended_at)) = ended(newest) else {
+        if let Some(newest) = newest.filter(|newest| ended(newest).is_none()) {
             self.start(SANDBOX, &newest.id);
             return false;
-        };
-        // Nothing of the pod can live on without its sandbox, and init containers run again in the new one.
+        }
+        // It died, or somebody removed it. Nothing of the pod can live on without it, and init containers run again in
+        // the new one.
         let inhabitants: Vec<_> = current.iter().copied().filter(|c| name_of(c) != SANDBOX).collect();
-        if self.stop_running(&inhabitants, "the sandbox of the pod has died") {
+        if self.stop_running(&inhabitants, "the sandbox of the pod is gone") {
             return false;
         }
         let stale: Vec<_> = inhabitants
             .into_iter()
             .filter(|c| ended(c).is_none() || pod.plain_init_containers().any(|init| init.name == name_of(c)))
             .collect();
-        if stale.is_empty() {
-            if !self.held(pod) && self.may_restart(pod, SANDBOX, newest, ended_at) {
-                self.launch(pod, SANDBOX, attempt_of(newest) + 1);
-            }
-        } else {
+        if !stale.is_empty() {
             self.remove_all(&stale);
+        } else if !self.held(pod) {
+            match newest.and_then(|newest| Some((newest, ended(newest)?.1))) {
+                None => self.launch(pod, SANDBOX, 0),
+                Some((newest, ended_at)) if self.may_restart(pod, SANDBOX, newest, ended_at) => {
+                    self.launch(pod, SANDBOX, attempt_of(newest) + 1);
+                }
+                Some(_) => {}
+            }
         }
         false
     }

@@ -1,27 +1,59 @@
 //! The whole agent on the in-memory runtime, with time paused.
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use super::ledger::tests::Gated;
 use super::*;
+use crate::journal::{Creation, JournalError, Record};
 use crate::runtime::fake::{FakeRuntime, Op, Program};
 use crate::runtime::{ContainerSpec, State};
+
+mod sources;
+mod timing;
+
+/// What the agents of a host have recorded as made, and not as gone.
+#[derive(Default)]
+struct Recorded(Mutex<BTreeSet<Creation>>);
+
+impl Ledger for Recorded {
+    fn record(&self, records: &[Record]) -> Result<(), JournalError> {
+        let mut recorded = self.0.lock().unwrap();
+        for record in records {
+            match record {
+                Record::Make { what } => _ = recorded.insert(what.clone()),
+                Record::Gone { what } => _ = recorded.remove(what),
+                other => panic!("{other:?}"),
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A host with an agent that can be stopped and started again.
 struct Host {
     root: TempDir,
     clock: Clock,
     fake: FakeRuntime,
+    recorded: Arc<Recorded>,
+    ledger: Arc<dyn Ledger>,
     agent: Option<(CancellationToken, JoinHandle<Result<(), AgentError>>)>,
+    tick: Duration,
     _ticker: JoinSet<()>,
 }
 
 impl Host {
     fn new() -> Self {
+        Self::ticking(Duration::from_millis(10))
+    }
+
+    /// One whose clock goes in larger steps, for tests that take many minutes of it.
+    fn ticking(tick: Duration) -> Self {
         let clock = Clock::fixed(jiff::Timestamp::now());
         let fake = FakeRuntime::new(clock.clone());
         for image in ["i:1", "i:2", "pause:1"] {
@@ -33,11 +65,13 @@ impl Host {
         let moving = clock.clone();
         ticker.spawn(async move {
             loop {
-                sleep(Duration::from_millis(10)).await;
-                moving.advance(jiff::SignedDuration::from_millis(10));
+                sleep(tick).await;
+                moving.advance(tick.try_into().unwrap());
             }
         });
-        Self { root, clock, fake, agent: None, _ticker: ticker }
+        let recorded = Arc::new(Recorded::default());
+        let ledger = Arc::clone(&recorded) as Arc<dyn Ledger>;
+        Self { root, clock, fake, recorded, ledger, agent: None, tick, _ticker: ticker }
     }
 
     fn started() -> Self {
@@ -51,8 +85,14 @@ impl Host {
     }
 
     fn start(&mut self) {
+        self.start_with(|_| {});
+    }
+
+    fn start_with(&mut self, change: impl FnOnce(&mut Options)) {
         let mut options = Options::new(self.layout(), "node", "pause:1");
-        options.file_check_period = Duration::from_millis(100);
+        options.file_check_period = self.tick * 10;
+        options.ledger = Arc::clone(&self.ledger);
+        change(&mut options);
         let shutdown = CancellationToken::new();
         let agent = tokio::spawn(run(options, self.fake.clone(), self.clock.clone(), shutdown.clone()));
         self.agent = Some((shutdown, agent));
@@ -83,12 +123,58 @@ impl Host {
         let deadline = Instant::now() + Duration::from_mins(15);
         while !condition(self) {
             assert!(Instant::now() < deadline, "{what}: {:#?}\n{:#?}", self.fake.changes(), self.fake.containers());
-            sleep(Duration::from_millis(10)).await;
+            sleep(self.tick).await;
         }
     }
 
     async fn until_running(&self, names: &[&str]) {
         self.until(&format!("{names:?} run"), |host| host.running() == names).await;
+    }
+
+    /// Everything below the directories of log links, with where links lead.
+    fn logs(&self) -> BTreeMap<String, Option<String>> {
+        fn walk(directory: &Path, found: &mut BTreeMap<String, Option<String>>) {
+            for path in std::fs::read_dir(directory).into_iter().flatten().map(|entry| entry.unwrap().path()) {
+                let target = std::fs::read_link(&path).ok().map(|target| target.display().to_string());
+                if target.is_none() {
+                    walk(&path, found);
+                }
+                found.insert(path.display().to_string(), target);
+            }
+        }
+        let mut found = BTreeMap::new();
+        walk(&self.layout().pod_logs(), &mut found);
+        walk(&self.layout().container_logs(), &mut found);
+        found
+    }
+
+    /// Links to the log of every container there is, and nothing else; each known to the ledger.
+    fn assert_logs(&self) {
+        let mut wanted = BTreeMap::new();
+        for container in self.fake.containers().iter().filter(|container| container.labels.contains_key(labels::AGENT))
+        {
+            let label = |key: &str| container.labels[key].as_str();
+            let (pod, namespace, name) =
+                (label(labels::POD_NAME), label(labels::POD_NAMESPACE), label(labels::CONTAINER_NAME));
+            let Some(file) = container.log_path.as_ref().filter(|_| name != step::SANDBOX) else { continue };
+            let directory = self.layout().pod_logs().join(format!("{namespace}_{pod}_{}", label(labels::POD_UID)));
+            let inner = directory.join(name).join(format!("{}.log", label(labels::RESTART_COUNT)));
+            let outer = self.layout().container_logs().join(format!("{pod}_{namespace}_{name}-{}.log", container.id));
+            wanted.insert(directory.display().to_string(), None);
+            wanted.insert(directory.join(name).display().to_string(), None);
+            wanted.insert(outer.display().to_string(), Some(inner.display().to_string()));
+            wanted.insert(inner.display().to_string(), Some(file.display().to_string()));
+        }
+        assert_eq!(self.logs(), wanted);
+        let recorded = self.recorded.0.lock().unwrap();
+        for (path, target) in wanted {
+            let path = path.into();
+            let what = if target.is_some() { Creation::File { path } } else { Creation::Directory { path } };
+            assert!(recorded.contains(&what), "{what:?} is not in {recorded:#?}");
+        }
+        for container in self.fake.containers().iter().filter(|container| container.name != "foreign") {
+            assert!(recorded.contains(&Creation::Container { id: container.id.clone() }), "{container:?}");
+        }
     }
 
     async fn get(&self, path: &str) -> String {
@@ -823,6 +909,110 @@ async fn a_creation_whose_answer_was_lost_is_found_by_its_name() {
     assert_eq!(host.fake.containers().len(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn logs_are_linked_for_as_long_as_their_container_is_there() {
+    let mut host = Host::started();
+    let with_sandbox = pod("web", "i:1", "").replace("hostNetwork: true", "hostNetwork: false");
+    host.write("web", &with_sandbox);
+    host.until_running(&["POD_web-node_default", "c_web-node_default"]).await;
+    host.pass(1_000).await;
+    host.assert_logs();
+    assert_eq!(host.logs().values().flatten().count(), 2, "none for the sandbox");
+    for _ in 0..2 {
+        host.fake.kill(host.fake.running().iter().find(|name| name.contains("_c_")).unwrap(), 1);
+        host.pass(15_000).await;
+        host.assert_logs();
+    }
+    assert_eq!(host.logs().values().flatten().count(), 4, "the one that runs, and the last one that ended");
+
+    // What is missing is made again by the next agent, and what an agent did not live to remove goes.
+    host.stop().await;
+    let dead = host.fake.containers().into_iter().find(|c| matches!(c.state, State::Exited(_))).unwrap();
+    host.fake.remove_behind_our_back(&dead.id);
+    let links: Vec<_> = host.logs().into_iter().filter_map(|(path, target)| target.map(|_| path)).collect();
+    for path in links.iter().filter(|path| !path.contains(&dead.id) && !path.ends_with("/1.log")) {
+        std::fs::remove_file(path).unwrap();
+    }
+    host.start();
+    host.pass(1_000).await;
+    host.assert_logs();
+    assert_eq!(host.logs().values().flatten().count(), 2);
+
+    host.write("web", &with_sandbox.replace("i:1", "i:2"));
+    host.until("it is replaced", |host| host.fake.containers().iter().any(|c| c.image == "i:2")).await;
+    host.pass(1_000).await;
+    host.assert_logs();
+
+    host.delete("web");
+    host.until("it is gone", |host| host.fake.containers().is_empty()).await;
+    host.pass(1_000).await;
+    assert!(host.logs().is_empty());
+    let recorded = host.recorded.0.lock().unwrap().clone();
+    let left: Vec<_> = recorded.iter().filter(|c| !matches!(c, Creation::Directory { .. })).collect();
+    assert_eq!(left, [&Creation::Container { id: dead.id }], "its end was not seen");
+    assert!(host.layout().pod_logs().is_dir() && host.layout().container_logs().is_dir());
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_of_a_pod_that_vanished_while_no_agent_ran_are_unlinked() {
+    let mut host = Host::started();
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    host.pass(1_000).await;
+    host.stop().await;
+    host.delete("web");
+    host.fake.remove_behind_our_back(&host.fake.running()[0]);
+    host.start();
+    host.until("nothing is left", |host| {
+        host.logs().is_empty() && std::fs::read_dir(host.layout().pods()).unwrap().count() == 0
+    })
+    .await;
+}
+
+/// In real time: a paused clock waits for threads that block.
+#[tokio::test]
+async fn a_journal_that_hangs_holds_up_only_what_it_has_to_record() {
+    let limit = Duration::from_mins(1);
+    let patiently = async |what: &str, condition: &dyn Fn() -> bool| {
+        let deadline = std::time::Instant::now() + limit;
+        while !condition() {
+            assert!(std::time::Instant::now() < deadline, "{what}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let mut host = Host::new();
+    let ledger = Arc::new(Gated::default());
+    host.ledger = Arc::clone(&ledger) as Arc<dyn Ledger>;
+    host.start();
+    let probe = "livenessProbe: {periodSeconds: 1, exec: {command: [x]}}";
+    host.write("probed", &pod("probed", "i:1", "").replace("name: c,", &format!("name: c, {probe},")));
+    patiently("a probe is asked", &|| host.fake.count(Op::Exec) > 0).await;
+    let running = host.fake.running();
+    patiently("the books are kept", &|| !ledger.appends().is_empty()).await;
+
+    ledger.shut();
+    let volume = host.root.path().join("volume/of/its/own");
+    let text = pod("web", "i:1", "")
+        .replace("spec:\n", &format!("spec:\n  volumes: [{{name: v, hostPath: {{path: {}}}}}]\n", volume.display()))
+        .replace("name: c,", "name: c, volumeMounts: [{name: v, mountPath: /v}],");
+    host.write("web", &text);
+    let probes = host.fake.count(Op::Exec);
+    patiently("probes go on", &|| host.fake.count(Op::Exec) >= probes + 3).await;
+    host.fake.kill(&running[0], 1);
+    patiently("a crash is acted on", &|| host.fake.running().iter().any(|name| name.ends_with("_1"))).await;
+    assert!(!volume.exists(), "what is to be recorded first has to wait");
+    assert_eq!(host.running().len(), 1);
+
+    ledger.open();
+    patiently("then it is made", &|| host.running().len() == 2).await;
+    assert!(volume.is_dir());
+    patiently("the rest is recorded as well", &|| {
+        let recorded: BTreeSet<_> = ledger.appends().concat().into_iter().map(|record| format!("{record:?}")).collect();
+        host.fake.containers().iter().all(|c| recorded.iter().any(|record| record.contains(&c.id)))
+    })
+    .await;
+}
+
 /// What may happen to a host.
 #[derive(Debug, Clone)]
 enum Happening {
@@ -976,6 +1166,7 @@ proptest::proptest! {
             let directories: BTreeSet<_> = std::fs::read_dir(host.layout().pods()).unwrap()
                 .map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
             assert_eq!(directories, uids, "no directory of a pod that is gone is left");
+            host.assert_logs();
         });
     }
 }

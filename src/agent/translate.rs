@@ -6,19 +6,43 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, EnvVarSource, PodSecurityContext, SecurityContext, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, EnvVarSource, PodSecurityContext, SeccompProfile, SecurityContext, VolumeMount,
+};
 
+use super::host::Dns;
 use super::pod::{DEFAULT_GRACE, StaticPod, is_below};
 use super::step::{GRACE_LABEL, SANDBOX, SIDECAR_LABEL};
-use super::{message, projection, quantity};
-use crate::runtime::{ContainerSpec, Dns, Mount, PortBinding, Propagation, Resources, labels};
+use super::{lookup, message, projection, quantity};
+use crate::runtime::{Below, ContainerSpec, Mount, PortBinding, Propagation, Resources, labels};
 
-/// Log rotation: bytes per file (kubelet: `containerLogMaxSize`, 10Mi).
-const LOG_MAX_SIZE: u64 = 10 << 20;
-/// Log rotation: files (kubelet: `containerLogMaxFiles`).
-const LOG_MAX_FILES: u32 = 5;
+/// Longest argument or variable that Linux takes, bytes (`MAX_ARG_STRLEN`). Nothing is expanded beyond it.
+const LONGEST_TEXT: usize = 128 << 10;
+/// Most arguments and variables that Linux takes together, bytes (`_STK_LIM / 4 * 3`).
+const LONGEST_ENVIRONMENT: usize = 6 << 20;
+
+/// Rotation of a container's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLimits {
+    /// Bytes per file (kubelet: `containerLogMaxSize`, 10Mi); 0 for no rotation.
+    pub max_size: u64,
+    /// Files, the one that is written among them (kubelet: `containerLogMaxFiles`, 5).
+    pub max_files: u32,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { max_size: 10 << 20, max_files: 5 }
+    }
+}
 /// Microseconds (kubelet: `cpuCFSQuotaPeriod`, 100 ms).
 const CPU_PERIOD: i64 = 100_000;
+/// The domain of the cluster (kubeadm's default): all that a static pod's `subdomain` is good for is its hosts file.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Bytes of memory that the kubelet keeps from its pods (`evictionHard`, `memory.available<100Mi`).
+const KEPT_MEMORY: u64 = 100 << 20;
+/// Annotation with a container's `AppArmor` profile, before there was a field for it; the container's name follows.
+pub const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 /// Weights the kernel takes.
 const CPU_SHARES: std::ops::RangeInclusive<i64> = 2..=262_144;
 
@@ -31,6 +55,8 @@ pub struct Node {
     pub address: IpAddr,
     /// Bytes of memory.
     pub memory: u64,
+    /// Bytes of the file system that pods write to.
+    pub storage: u64,
     /// Number of CPUs.
     pub cpus: u64,
     /// The host's resolv.conf.
@@ -38,6 +64,8 @@ pub struct Node {
     /// Whether an `oom_score_adj` below the present one may be set (`CAP_SYS_RESOURCE`); without it runc fails, so
     /// negative ones are left out.
     pub may_protect_from_oom: bool,
+    /// Whether the kernel enforces `AppArmor` profiles. Where it does not, the engine ignores them in silence.
+    pub apparmor: bool,
 }
 
 /// Everything besides the pod that a container is made from.
@@ -47,6 +75,8 @@ pub struct Context<'a> {
     pub agent_id: &'a str,
     /// The node.
     pub node: &'a Node,
+    /// What is kept of the log.
+    pub log_limits: LogLimits,
     /// Id of the pod's sandbox, when it has one.
     pub sandbox: Option<&'a str>,
     /// The pod's address; the node's on the host's network.
@@ -57,8 +87,12 @@ pub struct Context<'a> {
     pub sub_paths: &'a BTreeMap<String, PathBuf>,
     /// File on the host for the termination message.
     pub message_file: Option<&'a Path>,
+    /// The pod's hosts file and resolv.conf on the host; none before the pod has an address.
+    pub lookup: Option<&'a lookup::Files>,
     /// User of the image; `None` when nobody asked.
     pub image_user: Option<&'a str>,
+    /// Text of the profile that [`seccomp_file`] names.
+    pub seccomp: Option<&'a str>,
 }
 
 /// A container that cannot be made as its pod wants it; the kubelet's `CreateContainerConfigError`.
@@ -67,6 +101,9 @@ pub enum TranslateError {
     /// `runAsNonRoot`, but it would be root.
     #[error("runAsNonRoot is set, but the container would run as {0}")]
     Root(String),
+    /// With this variable the environment is longer than any program can be given.
+    #[error("with env `{0}` the environment is longer than the 6 MiB that Linux takes")]
+    Environment(String),
     /// `runAsGroup` without a user.
     #[error("runAsGroup is set without runAsUser")]
     GroupWithoutUser,
@@ -96,9 +133,15 @@ pub enum TranslateError {
         /// What is wrong with it.
         reason: String,
     },
-    /// An address in `hostAliases` or `hostIP` that is none.
+    /// An address in `hostIP` that is none.
     #[error("`{0}` is not an IP address")]
     Address(String),
+    /// A profile that nobody would enforce.
+    #[error("AppArmor profile `{0}` is asked for, but AppArmor is not enabled on this host")]
+    NoAppArmor(String),
+    /// `setHostnameAsFQDN`, and a name that the kernel does not take.
+    #[error("setHostnameAsFQDN: `{0}` is longer than the 64 bytes that a host name may have")]
+    HostnameTooLong(String),
 }
 
 /// Name of a container on the host.
@@ -176,16 +219,17 @@ pub fn container(
         labels: self::labels(pod, &container.name, attempt, context),
         mounts: mounts(pod, container, context),
         stop_timeout: stop_timeout(pod),
+        stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
         resources: resources(container),
         oom_score_adj: allowed(oom_score(pod, container, context.node), context.node),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
-        log_max_size: LOG_MAX_SIZE,
-        log_max_files: LOG_MAX_FILES,
+        log_max_size: context.log_limits.max_size,
+        log_max_files: context.log_limits.max_files,
         ..ContainerSpec::default()
     };
-    Security::of(pod, container).apply(&mut spec, context.image_user)?;
+    Security::of(pod, container).apply(&mut spec, context)?;
     match context.sandbox {
         Some(sandbox) => {
             let joined = format!("container:{sandbox}");
@@ -195,7 +239,7 @@ pub fn container(
             spec.ipc.clone_from(&joined);
             spec.network = joined;
         }
-        None => own_namespaces(pod, context.node, &mut spec)?,
+        None => own_namespaces(pod, &mut spec),
     }
     if pod.host_network() {
         "host".clone_into(&mut spec.uts);
@@ -219,17 +263,17 @@ pub fn sandbox(
         labels: self::labels(pod, SANDBOX, attempt, context),
         resources: Resources { cpu_shares: *CPU_SHARES.start(), ..Resources::default() },
         oom_score_adj: allowed(-998, context.node),
-        log_max_size: LOG_MAX_SIZE,
-        log_max_files: LOG_MAX_FILES,
+        log_max_size: context.log_limits.max_size,
+        log_max_files: context.log_limits.max_files,
         ..ContainerSpec::default()
     };
     "shareable".clone_into(&mut spec.ipc);
-    own_namespaces(pod, context.node, &mut spec)?;
+    own_namespaces(pod, &mut spec);
     if pod.spec.host_pid == Some(true) {
         "host".clone_into(&mut spec.pid);
     }
     if !pod.host_network() {
-        spec.hostname = hostname(pod);
+        spec.hostname = kernel_hostname(pod)?;
         for port in pod.all_containers().flat_map(|container| container.ports.iter().flatten()) {
             let number = |port: i32| u16::try_from(port).ok().filter(|port| *port != 0);
             let (Some(container_port), Some(host_port)) =
@@ -246,21 +290,15 @@ pub fn sandbox(
 }
 
 /// What belongs to the container that owns the pod's namespaces: the sandbox, or the only container there is.
-fn own_namespaces(pod: &StaticPod, node: &Node, spec: &mut ContainerSpec) -> Result<(), TranslateError> {
+fn own_namespaces(pod: &StaticPod, spec: &mut ContainerSpec) {
     let network = if pod.host_network() { "host" } else { "default" };
     network.clone_into(&mut spec.network);
     if pod.spec.host_ipc == Some(true) {
         "host".clone_into(&mut spec.ipc);
     }
-    spec.dns = dns(pod, &node.dns);
-    for alias in pod.spec.host_aliases.iter().flatten() {
-        let ip = address(&alias.ip)?;
-        spec.extra_hosts.extend(alias.hostnames.iter().flatten().map(|name| format!("{name}:{ip}")));
-    }
     let sysctls = pod.spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
     spec.sysctls =
         sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.replace('/', "."), sysctl.value.clone())).collect();
-    Ok(())
 }
 
 fn address(text: &str) -> Result<IpAddr, TranslateError> {
@@ -275,6 +313,7 @@ fn labels(pod: &StaticPod, container: &str, attempt: u32, context: &Context<'_>)
         (labels::POD_NAME, pod.key.name.clone()),
         (labels::POD_NAMESPACE, pod.key.namespace.clone()),
         (labels::POD_UID, pod.uid.clone()),
+        (labels::SOURCE, pod.source.as_str().to_owned()),
         (labels::CONTAINER_NAME, container.to_owned()),
         (GRACE_LABEL, pod.grace().as_secs().to_string()),
     ]
@@ -288,40 +327,25 @@ fn labels(pod: &StaticPod, container: &str, attempt: u32, context: &Context<'_>)
 }
 
 /// `spec.hostname` or the pod's name, at most 63 bytes, not ending in `-` or `.`.
-fn hostname(pod: &StaticPod) -> String {
+pub fn hostname(pod: &StaticPod) -> String {
     let name = pod.spec.hostname.as_deref().filter(|name| !name.is_empty()).unwrap_or(&pod.key.name);
     let cut: String = name.chars().take(63).collect();
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
-/// The resolv.conf of the pod, or `None` where the runtime's own (a copy of the host's) is right. There is no cluster
-/// DNS for static pods, so `ClusterFirst` is `Default`, as for a kubelet without `clusterDNS`.
-fn dns(pod: &StaticPod, host: &Dns) -> Option<Dns> {
-    let own = pod.spec.dns_policy.as_deref() == Some("None");
-    let config = pod.spec.dns_config.as_ref();
-    if !own && config.is_none() {
-        return None;
+/// The name of the pod in the cluster's domain; only a pod with a `subdomain` has one.
+pub fn fqdn(pod: &StaticPod) -> Option<String> {
+    let subdomain = pod.spec.subdomain.as_deref().filter(|subdomain| !subdomain.is_empty())?;
+    Some(format!("{}.{subdomain}.{}.svc.{CLUSTER_DOMAIN}", hostname(pod), pod.key.namespace))
+}
+
+/// What `hostname` says inside.
+fn kernel_hostname(pod: &StaticPod) -> Result<String, TranslateError> {
+    match fqdn(pod).filter(|_| pod.spec.set_hostname_as_fqdn == Some(true)) {
+        Some(fqdn) if fqdn.len() > 64 => Err(TranslateError::HostnameTooLong(fqdn)),
+        Some(fqdn) => Ok(fqdn),
+        None => Ok(hostname(pod)),
     }
-    let mut dns = if own { Dns::default() } else { host.clone() };
-    let Some(config) = config else { return Some(dns) };
-    let add = |list: &mut Vec<String>, more: &Option<Vec<String>>| {
-        for item in more.iter().flatten() {
-            if !list.contains(item) {
-                list.push(item.clone());
-            }
-        }
-    };
-    add(&mut dns.servers, &config.nameservers);
-    add(&mut dns.searches, &config.searches);
-    for option in config.options.iter().flatten() {
-        let Some(name) = &option.name else { continue };
-        dns.options.retain(|present| present.split(':').next() != Some(name));
-        dns.options.push(option.value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}:{value}")));
-    }
-    // glibc's limits, which the kubelet applies too.
-    dns.servers.truncate(3);
-    dns.searches.truncate(32);
-    Some(dns)
 }
 
 /// What the engine gives the containers of `pod` when it goes down itself. A grace that is only the default leaves it
@@ -352,6 +376,11 @@ fn mounts(pod: &StaticPod, container: &Container, context: &Context<'_>) -> Vec<
                 // The kubelet takes a relative mountPath from the root.
                 target: if target.starts_with('/') { target.clone() } else { format!("/{target}") },
                 read_only: mount.read_only == Some(true) || ours(&mount.name),
+                below: match mount.recursive_read_only.as_deref() {
+                    Some("Enabled") => Below::ReadOnly,
+                    Some("IfPossible") => Below::ReadOnlyIfPossible,
+                    _ => Below::Writable,
+                },
                 propagation: match mount.mount_propagation.as_deref() {
                     Some("HostToContainer") => Propagation::HostToContainer,
                     Some("Bidirectional") => Propagation::Bidirectional,
@@ -360,12 +389,18 @@ fn mounts(pod: &StaticPod, container: &Container, context: &Context<'_>) -> Vec<
             })
         })
         .collect();
-    let target = message::target(container);
-    if let Some(file) = context.message_file
-        && !mounts.iter().any(|mount| mount.target == target)
-    {
-        let source = file.to_path_buf();
-        mounts.push(Mount { source, target, read_only: false, propagation: Propagation::Private });
+    let own = [
+        (context.message_file, message::target(container)),
+        (context.lookup.map(|files| files.hosts.as_path()), "/etc/hosts".to_owned()),
+        (context.lookup.and_then(|files| files.resolv_conf.as_deref()), "/etc/resolv.conf".to_owned()),
+    ];
+    for (file, target) in own {
+        // A volume in this place goes first.
+        if let Some(file) = file
+            && !mounts.iter().any(|mount| mount.target == target)
+        {
+            mounts.push(Mount { source: file.to_path_buf(), target, ..Mount::default() });
+        }
     }
     mounts
 }
@@ -452,13 +487,16 @@ struct Security<'a> {
     user: Option<i64>,
     group: Option<i64>,
     non_root: bool,
+    apparmor: Option<String>,
 }
 
 impl<'a> Security<'a> {
     fn of(pod: &'a StaticPod, container: &'a Container) -> Self {
+        let apparmor = apparmor(pod, container);
         let own = container.security_context.as_ref();
         let pod = pod.spec.security_context.as_ref();
         Self {
+            apparmor,
             own,
             pod,
             user: own.and_then(|c| c.run_as_user).or_else(|| pod.and_then(|c| c.run_as_user)),
@@ -467,7 +505,7 @@ impl<'a> Security<'a> {
         }
     }
 
-    fn apply(&self, spec: &mut ContainerSpec, image_user: Option<&str>) -> Result<(), TranslateError> {
+    fn apply(&self, spec: &mut ContainerSpec, context: &Context<'_>) -> Result<(), TranslateError> {
         spec.user = match (self.user, self.group) {
             (Some(user), Some(group)) => Some(format!("{user}:{group}")),
             (Some(user), None) => Some(user.to_string()),
@@ -476,7 +514,8 @@ impl<'a> Security<'a> {
         };
         if self.non_root {
             let user = self.user.map(|user| user.to_string());
-            let user = user.or_else(|| image_user.map(|user| user.split(':').next().unwrap_or(user).to_owned()));
+            let user =
+                user.or_else(|| context.image_user.map(|user| user.split(':').next().unwrap_or(user).to_owned()));
             let user = user.unwrap_or_default();
             if !user.parse::<u64>().is_ok_and(|user| user > 0) {
                 let shown = if user.is_empty() { "root".to_owned() } else { format!("user `{user}`") };
@@ -498,28 +537,67 @@ impl<'a> Security<'a> {
                 spec.security_options.push("no-new-privileges".to_owned());
             }
         }
-        let seccomp = self.own.and_then(|c| c.seccomp_profile.as_ref());
-        let seccomp = seccomp.or_else(|| self.pod.and_then(|c| c.seccomp_profile.as_ref()));
-        // The engine's default profile is RuntimeDefault; without a profile the kubelet's default is none at all.
-        if seccomp.is_none_or(|profile| profile.type_ == "Unconfined") {
-            spec.security_options.push("seccomp=unconfined".to_owned());
+        let linux = self.own.and_then(|c| c.se_linux_options.as_ref());
+        if let Some(linux) = linux.or_else(|| self.pod.and_then(|c| c.se_linux_options.as_ref())) {
+            let parts = [("user", &linux.user), ("role", &linux.role), ("type", &linux.type_), ("level", &linux.level)];
+            let given = parts.into_iter().filter_map(|(part, value)| Some((part, value.as_deref()?)));
+            let labels =
+                given.filter(|(_, value)| !value.is_empty()).map(|(part, value)| format!("label={part}:{value}"));
+            spec.security_options.extend(labels);
         }
-        let apparmor = self.own.and_then(|c| c.app_armor_profile.as_ref());
-        if let Some(profile) = apparmor.or_else(|| self.pod.and_then(|c| c.app_armor_profile.as_ref())) {
-            match (profile.type_.as_str(), &profile.localhost_profile) {
-                ("Unconfined", _) => spec.security_options.push("apparmor=unconfined".to_owned()),
-                ("Localhost", Some(name)) => spec.security_options.push(format!("apparmor={name}")),
-                _ => {}
+        // The engine's default profile is RuntimeDefault; without a profile the kubelet's default is none at all.
+        match self.seccomp().map_or("Unconfined", |profile| profile.type_.as_str()) {
+            "Unconfined" => spec.security_options.push("seccomp=unconfined".to_owned()),
+            "Localhost" => spec.security_options.push(format!("seccomp={}", context.seccomp.unwrap_or_default())),
+            _ => {}
+        }
+        if let Some(profile) = &self.apparmor {
+            let (name, enforced) = match profile.split_once('/') {
+                Some(("localhost", name)) => (name, true),
+                _ if profile == "unconfined" => ("unconfined", false),
+                _ => return Ok(()),
+            };
+            if context.node.apparmor {
+                spec.security_options.push(format!("apparmor={name}"));
+            } else if enforced {
+                return Err(TranslateError::NoAppArmor(name.to_owned()));
             }
         }
         Ok(())
     }
+
+    fn seccomp(&self) -> Option<&'a SeccompProfile> {
+        let own = self.own.and_then(|c| c.seccomp_profile.as_ref());
+        own.or_else(|| self.pod.and_then(|c| c.seccomp_profile.as_ref()))
+    }
+}
+
+/// The `AppArmor` profile of `container` as the annotation has it (`runtime/default`, `unconfined`, `localhost/<name>`):
+/// from its own field, its pod's, or the annotation.
+fn apparmor(pod: &StaticPod, container: &Container) -> Option<String> {
+    let own = container.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
+    let profile = own.or_else(|| pod.spec.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref()));
+    if let Some(profile) = profile {
+        return Some(match profile.type_.as_str() {
+            "Unconfined" => "unconfined".to_owned(),
+            "Localhost" => format!("localhost/{}", profile.localhost_profile.as_deref().unwrap_or_default()),
+            _ => "runtime/default".to_owned(),
+        });
+    }
+    pod.metadata.annotations.as_ref()?.get(&format!("{APPARMOR_ANNOTATION}{}", container.name)).cloned()
+}
+
+/// The file that has the seccomp profile of `container`, relative to the kubelet's directory of them.
+pub fn seccomp_file<'a>(pod: &'a StaticPod, container: &'a Container) -> Option<&'a str> {
+    let profile = Security::of(pod, container).seccomp().filter(|profile| profile.type_ == "Localhost")?;
+    profile.localhost_profile.as_deref()
 }
 
 type Environment = Vec<(String, String)>;
 
 fn environment(pod: &StaticPod, container: &Container, context: &Context<'_>) -> Result<Environment, TranslateError> {
     let mut env = Environment::new();
+    let mut total = 0;
     for variable in container.env.iter().flatten() {
         let value = match (&variable.value, &variable.value_from) {
             (_, Some(from)) => {
@@ -528,6 +606,10 @@ fn environment(pod: &StaticPod, container: &Container, context: &Context<'_>) ->
             }
             (value, None) => expand(value.as_deref().unwrap_or_default(), &env),
         };
+        total += variable.name.len() + value.len();
+        if total > LONGEST_ENVIRONMENT {
+            return Err(TranslateError::Environment(variable.name.clone()));
+        }
         match env.iter_mut().find(|(name, _)| *name == variable.name) {
             Some((_, present)) => *present = value,
             None => env.push((variable.name.clone(), value)),
@@ -578,11 +660,16 @@ pub(super) fn reference(
         };
         let value = match milli(of, requests, name) {
             0 if requests => 0,
-            0 => match name {
-                "cpu" => i64::try_from(context.node.cpus).unwrap_or(i64::MAX).saturating_mul(1000),
-                "memory" => i64::try_from(context.node.memory).unwrap_or(i64::MAX).saturating_mul(1000),
-                _ => return Err(unknown()),
-            },
+            // Without a limit it is what the node gives its pods.
+            0 => {
+                let whole = match name {
+                    "cpu" => context.node.cpus,
+                    "memory" => context.node.memory.saturating_sub(KEPT_MEMORY),
+                    "ephemeral-storage" => context.node.storage,
+                    _ => return Err(unknown()),
+                };
+                i64::try_from(whole).unwrap_or(i64::MAX).saturating_mul(1000)
+            }
             value => value,
         };
         let divisor = resource.divisor.as_ref().and_then(|divisor| quantity::milli(&divisor.0)).filter(|d| *d > 0);
@@ -593,15 +680,18 @@ pub(super) fn reference(
 }
 
 /// `$(NAME)` → its value, `$$` → `$`; names that are not known stay as they are (`expansion.Expand` of the API).
-fn expand(text: &str, env: &Environment) -> String {
+pub(super) fn expand(text: &str, env: &[(String, String)]) -> String {
     expand_or(text, env, |_| {})
 }
 
 /// The same; tells of each name that is not known.
-fn expand_or(text: &str, env: &Environment, mut unknown: impl FnMut(&str)) -> String {
+fn expand_or(text: &str, env: &[(String, String)], mut unknown: impl FnMut(&str)) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find('$') {
+    // A few variables that name each other several times come to any length.
+    while expanded.len() < LONGEST_TEXT
+        && let Some(at) = rest.find('$')
+    {
         expanded.push_str(&rest[..at]);
         let tail = &rest[at + 1..];
         if let Some(after) = tail.strip_prefix('$') {
@@ -625,4 +715,4 @@ fn expand_or(text: &str, env: &Environment, mut unknown: impl FnMut(&str)) -> St
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -22,21 +22,24 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Ledger;
 use super::board::{Answer, Board, LastWords, Snapshot};
 use super::hook;
+use super::ledger::{LedgerError, Writer};
+use super::logfile::LogDirectories;
 use super::pod::{DEFAULT_BUDGET, LEAST_GRACE, Order, PodKey, StaticPod};
 use super::probe::{Health, Outcome, PostStart, ProbeKind, Prober, Report, Target, Watch};
-use super::source::file::{is_remembered, recall_pod, remember};
+use super::source::memory::{is_remembered, recall_pod, remember};
 use super::step::{
     Action, Observed, PodState, SANDBOX, Step, Stop, Timings, Unready, attempt_of, belongs_to, instances, is_running,
     name_of, step, uid_of,
 };
-use super::translate::{self, Context, Node};
-use super::{message, projection, volume};
+use super::translate::{self, Context, LogLimits, Node};
+use super::{lookup, message, ports, projection, seccomp, volume};
 use crate::clock::Clock;
+use crate::fsx::FsError;
 use crate::journal::{Creation, Record};
 use crate::logline;
+use crate::proc::Proc;
 use crate::runtime::{Container, EventKind, Runtime, RuntimeError, State};
 
 /// What all workers of an agent share.
@@ -53,16 +56,34 @@ pub struct Shared<R> {
     pub node: Node,
     /// Where pod directories are.
     pub pods: PathBuf,
+    /// The node's processes.
+    pub proc: Proc,
+    /// Where the node's seccomp profiles are.
+    pub seccomp: PathBuf,
     /// Image of sandboxes.
     pub pause_image: String,
+    /// What is kept of the containers' logs.
+    pub log_limits: LogLimits,
     /// When the host was booted.
     pub booted_at: Timestamp,
     /// Where creations are recorded.
-    pub ledger: Arc<dyn Ledger>,
+    pub ledger: Writer,
+    /// Where links to logs are.
+    pub logs: LogDirectories,
     /// Performs probes.
     pub prober: Prober<R>,
     /// Where snapshots go.
     pub board: Arc<Board>,
+}
+
+impl<R> Shared<R> {
+    /// Removes what is left on the disk of the pod `uid`, which has no containers any more. Its directory goes last: as
+    /// long as it is there, whoever comes after a crash knows that the rest may be, too.
+    pub fn discard(&self, uid: &str) -> Result<(), FsError> {
+        let gone = self.logs.discard(uid)?;
+        self.ledger.note(gone.into_iter().map(|what| Record::Gone { what }).collect());
+        volume::discard(&self.pods, uid)
+    }
 }
 
 /// What a worker is to do.
@@ -125,8 +146,24 @@ pub struct Worker<R> {
     /// Hash of a spec, and when its containers were first seen running.
     first_started: Option<(String, Timestamp)>,
     ready_at: Option<Timestamp>,
-    /// Containers that the ledger knows.
-    recorded: BTreeSet<String>,
+    /// What ledger and log links were last brought up to.
+    booked: Booked,
+    /// Brings them up to date, beside everything else; at most one at a time.
+    bookkeeper: JoinSet<Result<Booked, BookError>>,
+    /// The last attempt failed; tried again with the next list.
+    books_failed: bool,
+}
+
+/// The log of each container, by id, as far as known.
+type Booked = BTreeMap<String, Option<PathBuf>>;
+
+/// Ledger and log links could not be brought up to date. Nothing but they is the worse for it.
+#[derive(Debug, thiserror::Error)]
+enum BookError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Files(#[from] FsError),
 }
 
 /// A hook, ready to be performed.
@@ -134,6 +171,10 @@ struct PreStop {
     handler: LifecycleHandler,
     spec: Spec,
     target: Target,
+}
+
+fn gone_containers<'a>(ids: impl Iterator<Item = &'a String>) -> Vec<Record> {
+    ids.map(|id| Record::Gone { what: Creation::Container { id: id.clone() } }).collect()
 }
 
 struct Watching {
@@ -163,7 +204,6 @@ impl<R: Runtime> Worker<R> {
         containers: Vec<Container>,
     ) -> Self {
         let (report_to, reports) = mpsc::unbounded_channel();
-        let recorded = containers.iter().map(|container| container.id.clone()).collect();
         Self {
             seen: shared.clock.now(),
             shared,
@@ -183,7 +223,9 @@ impl<R: Runtime> Worker<R> {
             eager_reason: String::new(),
             first_started: None,
             ready_at: None,
-            recorded,
+            booked: Booked::new(),
+            bookkeeper: JoinSet::new(),
+            books_failed: false,
         }
     }
 
@@ -207,7 +249,7 @@ impl<R: Runtime> Worker<R> {
                 }
             }
             if decision.gone {
-                self.record();
+                self.shared.ledger.note(gone_containers(self.booked.keys()));
                 break;
             }
             if !decision.actions.is_empty() {
@@ -227,6 +269,7 @@ impl<R: Runtime> Worker<R> {
                 },
                 Some(report) = self.reports.recv() => self.take_report(&report),
                 Some(Ok((id, result))) = self.hooks.join_next() => self.take_hook(&id, result),
+                Some(Ok(result)) = self.bookkeeper.join_next() => self.take_books(result),
                 () = sleep(nap.unwrap_or_default()), if nap.is_some() => {}
             }
         }
@@ -283,13 +326,18 @@ impl<R: Runtime> Worker<R> {
             }
             (Action::Remove { id }, _) => ("remove", self.remove(id).await),
             (Action::Discard { uid }, _) => {
-                if let Err(error) = volume::discard(&self.shared.pods, uid) {
+                // Or it would make links to what is about to go.
+                while let Some(Ok(result)) = self.bookkeeper.join_next().await {
+                    self.take_books(result);
+                }
+                if let Err(error) = self.shared.discard(uid) {
                     tracing::warn!(pod = %self.key, %error, "cannot remove the directory of a pod");
                 }
                 ("discard", true)
             }
             (Action::Pull { container }, Some(pod)) => {
                 self.publish(wanted, decision, Some(format!("pulling the image of {container}")));
+                self.keep_books();
                 ("pull", self.pull(&pod, container).await)
             }
             (Action::Create { container, attempt }, Some(pod)) => {
@@ -399,6 +447,10 @@ impl<R: Runtime> Worker<R> {
                 self.lost(&error);
                 false
             }
+            Err(error @ RuntimeError::InvalidImage(_)) => {
+                self.failed(name, "InvalidImageName", &error);
+                false
+            }
             Err(error) => {
                 tracing::warn!(pod = %self.key, image, %error, "cannot pull");
                 self.state.pull_failed(name, error.to_string(), self.shared.clock.now(), &self.shared.timings);
@@ -411,6 +463,10 @@ impl<R: Runtime> Worker<R> {
         // Whoever stops it later needs its hook, whatever happens to the file of the manifest.
         if pod.container(name).and_then(hook::pre_stop).is_some() {
             self.remember(pod);
+        }
+        if let Some(why) = self.port_conflict(pod, name).await {
+            self.fail(name, "ContainerCreating", why);
+            return false;
         }
         let spec = match self.translate(pod, name, attempt).await {
             Ok(spec) => spec,
@@ -427,6 +483,10 @@ impl<R: Runtime> Worker<R> {
                 return false;
             }
             Err(RuntimeError::NameTaken(taken)) => return self.adopt(name, &taken).await,
+            Err(error @ RuntimeError::InvalidImage(_)) => {
+                self.failed(name, "InvalidImageName", &error);
+                return false;
+            }
             Err(error) => {
                 self.failed(name, "CreateContainerError", &error);
                 return false;
@@ -449,6 +509,17 @@ impl<R: Runtime> Worker<R> {
         };
         self.containers.insert(id, container);
         true
+    }
+
+    /// Why the pod's sandbox cannot have its ports of the host.
+    async fn port_conflict(&self, pod: &StaticPod, name: &str) -> Option<String> {
+        if name != SANDBOX || pod.host_network() || ports::of(pod).is_empty() {
+            return None;
+        }
+        let (pod, snapshots, proc) = (pod.clone(), self.shared.board.pods(), self.shared.proc.clone());
+        let asked = tokio::task::spawn_blocking(move || ports::conflict(&pod, &snapshots, &proc)).await;
+        // A question that failed is no reason not to try.
+        asked.ok().flatten()
     }
 
     /// Our name is taken: by a container of ours that we did not know (its creation was answered too late), or by
@@ -489,18 +560,22 @@ impl<R: Runtime> Worker<R> {
         let mut context = Context {
             agent_id: &self.shared.agent_id,
             node: &self.shared.node,
+            log_limits: self.shared.log_limits,
             sandbox: sandbox.as_ref().map(|sandbox| sandbox.id.as_str()),
             pod_ip,
             volumes: &BTreeMap::new(),
             sub_paths: &BTreeMap::new(),
             message_file: None,
+            lookup: None,
             image_user: None,
+            seccomp: None,
         };
         let config = |error: translate::TranslateError| ("CreateContainerConfigError", error.to_string());
         let Some(container) = pod.container(name) else {
             return translate::sandbox(pod, &self.shared.pause_image, attempt, &context).map_err(config);
         };
-        let mut volumes = volume::prepare(pod, container, &self.shared.pods, self.shared.ledger.as_ref())
+        let mut volumes = volume::prepare(pod, container, &self.shared.pods, &self.shared.ledger)
+            .await
             .map_err(|error| ("ContainerCreating", error.to_string()))?;
         let group = pod.spec.security_context.as_ref().and_then(|security| security.fs_group);
         let group = group.and_then(|group| u32::try_from(group).ok());
@@ -510,10 +585,15 @@ impl<R: Runtime> Worker<R> {
             volumes.insert(name, path);
         }
         let wanted = translate::sub_paths(pod, container, &context).map_err(config)?;
-        let sub_paths = volume::sub_paths(pod, container, &volumes, &wanted, self.shared.ledger.as_ref())
+        let sub_paths = volume::sub_paths(pod, container, &volumes, &wanted, &self.shared.ledger)
+            .await
             .map_err(|error| ("CreateContainerConfigError", error.to_string()))?;
         let message_file = message::prepare(&self.shared.pods, &pod.uid, name, attempt)
             .map_err(|error| ("ContainerCreating", error.to_string()))?;
+        let lookup = pod_ip.map(|address| lookup::write(&self.shared.pods, pod, address, &self.shared.node.dns));
+        let lookup = lookup.transpose().map_err(|error| ("ContainerCreating", error.to_string()))?;
+        let seccomp = translate::seccomp_file(pod, container).map(|file| seccomp::read(&self.shared.seccomp, file));
+        let seccomp = seccomp.transpose().map_err(|error| ("CreateContainerError", error.to_string()))?;
         let user = if translate::needs_image_user(pod, container) {
             let image = container.image.as_deref().unwrap_or_default();
             let image = self.shared.runtime.image(image).await;
@@ -524,7 +604,9 @@ impl<R: Runtime> Worker<R> {
         context.volumes = &volumes;
         context.sub_paths = &sub_paths;
         context.message_file = Some(&message_file);
+        context.lookup = lookup.as_ref();
         context.image_user = user.as_deref();
+        context.seccomp = seccomp.as_deref();
         translate::container(pod, container, attempt, &context).map_err(config)
     }
 
@@ -603,7 +685,7 @@ impl<R: Runtime> Worker<R> {
         {
             self.remember(pod);
         }
-        self.record();
+        self.keep_books();
         let Wanted::Run { pod, .. } = wanted else { return false };
         let silent: Vec<_> = self
             .containers
@@ -636,21 +718,34 @@ impl<R: Runtime> Worker<R> {
         }
     }
 
-    /// Brings the ledger up to date with the containers there are. Who owns a container is said by its label; the
-    /// ledger is for the day on which the runtime cannot be asked.
-    fn record(&mut self) {
-        let container = |id: &String| Creation::Container { id: id.clone() };
-        let made = self.containers.keys().filter(|id| !self.recorded.contains(*id));
-        let made = made.map(|id| Record::Make { what: container(id) });
-        let gone = self.recorded.iter().filter(|id| !self.containers.contains_key(*id));
-        let gone = gone.map(|id| Record::Gone { what: container(id) });
-        let records: Vec<_> = made.chain(gone).collect();
-        if records.is_empty() {
+    /// Brings the ledger and the links to logs up to date with the containers there are. Who owns a container is said
+    /// by its label; the ledger is for the day on which the runtime cannot be asked.
+    fn keep_books(&mut self) {
+        let present: Booked = self.containers.values().map(|c| (c.id.clone(), c.log_path.clone())).collect();
+        if self.booked == present || !self.bookkeeper.is_empty() || self.books_failed {
             return;
         }
-        match self.shared.ledger.record(&records) {
-            Ok(()) => self.recorded = self.containers.keys().cloned().collect(),
-            Err(error) => tracing::warn!(pod = %self.key, %error, "cannot record the containers"),
+        let links = self.shared.logs.compare(&self.key, self.containers.values());
+        let made = present.keys().filter(|id| !self.booked.contains_key(*id));
+        let made = made.map(|id| Creation::Container { id: id.clone() }).chain(links.creations());
+        let gone = self.booked.keys().filter(|id| !present.contains_key(*id));
+        let records = made.map(|what| Record::Make { what }).chain(gone_containers(gone)).collect();
+        let (ledger, logs) = (self.shared.ledger.clone(), self.shared.logs.clone());
+        self.bookkeeper.spawn(async move {
+            ledger.record(records).await?;
+            let gone = logs.perform(&links)?;
+            ledger.note(gone.into_iter().map(|what| Record::Gone { what }).collect());
+            Ok(present)
+        });
+    }
+
+    fn take_books(&mut self, result: Result<Booked, BookError>) {
+        match result {
+            Ok(booked) => self.booked = booked,
+            Err(error) => {
+                tracing::warn!(pod = %self.key, %error, "cannot record the containers and link their logs");
+                self.books_failed = true;
+            }
         }
     }
 
@@ -675,6 +770,7 @@ impl<R: Runtime> Worker<R> {
                 Message::Reconnected => self.state.forgive(),
                 Message::Listed(list) => {
                     self.away = false;
+                    self.books_failed = false;
                     let differs = |c: &Container| self.containers.get(&c.id).is_none_or(|known| known.state != c.state);
                     ids.extend(list.iter().filter(|container| differs(container)).map(|c| c.id.clone()));
                     ids.extend(self.containers.keys().filter(|id| !list.iter().any(|c| c.id == **id)).cloned());
@@ -774,7 +870,7 @@ impl<R: Runtime> Worker<R> {
         let Some(watching) = self.watches.get_mut(&report.container_id) else { return };
         if report.eager {
             match &report.outcome {
-                Outcome::Success => watching.answered = true,
+                Outcome::Success | Outcome::Warning(_) => watching.answered = true,
                 Outcome::Failure(why) | Outcome::Unknown(why) => self.eager_reason.clone_from(why),
             }
             return;
@@ -783,7 +879,7 @@ impl<R: Runtime> Worker<R> {
             self.shared.board.metrics.probe_failed(&self.key.namespace, &self.key.name, report.kind);
         }
         // The eager question may have been asked before somebody waited; a passed probe says the same.
-        if report.kind == ProbeKind::Readiness && report.outcome == Outcome::Success {
+        if report.kind == ProbeKind::Readiness && report.outcome.is_success() {
             watching.answered = true;
         }
         let wanted = self.wanted.borrow();

@@ -24,7 +24,7 @@ struct Entry {
 }
 
 pub(super) fn run(context: &Context) -> Outcome {
-    let ledger = Journal::of(&context.layout).ledger()?;
+    let ledger = super::ledger(&Journal::of(&context.layout))?;
     let current = ledger.committed.map(|(number, _)| number);
     let generations = generation::all(&context.layout, &ledger)?;
     let entry = |Generation { number, facts, .. }| Entry { number, current: Some(number) == current, facts };

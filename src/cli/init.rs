@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Failure, Outcome, agent, interrupted};
+use super::{Context, Failure, Outcome, agent, interrupted, ledger};
 use crate::agent::AgentError;
 use crate::apply::{self, Host, Launch};
 use crate::config::{self, Cluster, ConfigFile, HostFacts, HostView, Loaded, Overrides, Running};
@@ -156,7 +156,7 @@ impl Asked {
     ) -> Result<Self, Failure> {
         let layout = &context.layout;
         let journal = Journal::of(layout);
-        let generation = generation::committed(layout, &journal.ledger()?)?;
+        let generation = generation::committed(layout, &ledger(&journal)?)?;
         let mut host = HostFacts::collect(context.environment.variables.clone())?;
         let rendered = generation.as_ref().and_then(|generation| generation.host.clone());
         if let Some(HostView { ca_directories, proxy_variables, .. }) = rendered.clone() {
@@ -285,7 +285,8 @@ impl ForegroundAgent {
             let (begin, stop) = (begin.clone(), stop.clone());
             async move {
                 begin.notified().await;
-                crate::agent::run(options, docker, clock, stop).await
+                // On the heap: it is as large as everything that an agent does.
+                Box::pin(crate::agent::run(options, docker, clock, stop)).await
             }
         });
         Ok(Self { begin, stop, running })

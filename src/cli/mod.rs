@@ -4,12 +4,14 @@ mod agent;
 mod config;
 mod history;
 mod init;
+mod logs;
 mod plan;
 mod reset;
 mod status;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -19,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
 use crate::error::{Exit, Hint};
+use crate::journal::{Journal, Ledger};
 use crate::layout::Layout;
 use crate::runtime::docker::Docker;
 use crate::ui::{Format, Mode, Printer, Surroundings, Verbosity};
@@ -60,6 +63,8 @@ enum Command {
     Reset(reset::Args),
     /// Show what runs, whether it is well, and why not
     Status(status::Args),
+    /// Show what a container of a static pod wrote, as kubectl does
+    Logs(logs::Args),
     /// Run static pods from a directory, as a kubelet does
     Agent(agent::Args),
     /// Show what the configuration gives
@@ -175,6 +180,7 @@ fn run(command: Command, context: &Context) -> Outcome {
         Command::Plan(args) => block_on(Threads::Many, plan::run(&args, context)),
         Command::History(_) => history::run(context),
         Command::Reset(args) => block_on(Threads::One, reset::run(args, context)),
+        Command::Logs(args) => block_on(Threads::One, logs::run(args, context)),
         Command::Status(_) => block_on(Threads::One, status::run(context)),
         // One thread does all an agent has to do, and costs the host the least.
         Command::Agent(args) => block_on(Threads::One, agent::run(args, context)),
@@ -240,8 +246,22 @@ fn start_logging(cli: &Cli, printer: &Printer, environment: &Environment) {
 impl Context {
     /// The engine that `DOCKER_HOST` names, or the one at Docker's usual socket. Does not connect yet.
     fn docker(&self) -> Result<Docker, Failure> {
-        Docker::connect(self.environment.get("DOCKER_HOST")).context("cannot use DOCKER_HOST").map_err(Failure::usage)
+        let docker = Docker::connect(self.environment.get("DOCKER_HOST"));
+        Ok(docker.context("cannot use DOCKER_HOST").map_err(Failure::usage)?.with_credentials(self.credentials()))
     }
+
+    /// Where credentials of registries are looked for: Docker's own file (a service may have no `HOME`), and the
+    /// kubelet's.
+    fn credentials(&self) -> Vec<PathBuf> {
+        let home = || Path::new(self.environment.get("HOME").unwrap_or("/root")).join(".docker");
+        let docker = self.environment.get("DOCKER_CONFIG").map_or_else(home, PathBuf::from);
+        vec![docker.join("config.json"), PathBuf::from("/var/lib/kubelet/config.json")]
+    }
+}
+
+/// What plinth has made on this host.
+fn ledger(journal: &Journal) -> Result<Ledger, Failure> {
+    journal.ledger().map_err(|error| Failure::hinted(error, Exit::Failed))
 }
 
 /// Completes when the user or the service manager wants the command to end.

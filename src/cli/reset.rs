@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
 
-use super::{Context, Failure, Outcome};
+use super::{Context, Failure, Outcome, ledger};
 use crate::apply::{Host, Launch};
 use crate::error::Exit;
 use crate::init;
@@ -34,7 +34,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     let Context { printer, layout, clock, .. } = context;
     let journal = Journal::of(layout);
-    let ledger = journal.ledger()?;
+    let ledger = ledger(&journal)?;
     let options = Options { keep_etcd_data: args.keep_etcd_data, images: args.images };
     let etcd_data = etcd_data(&ledger);
     let would_remove = reset::preview(layout, &ledger, options, &etcd_data);

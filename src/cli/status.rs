@@ -3,12 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, ledger};
 use crate::agent::client::AgentClient;
 use crate::agent::status::{AgentStatus, PodSummary};
 use crate::config::{self, ConfigFile, HostFacts, Overrides};
 use crate::error::Exit;
-use crate::fsx;
+use crate::fsx::{self, Holder};
 use crate::journal::Journal;
 use crate::pki;
 use crate::plan::{self, Inventory, Kind, Standing};
@@ -59,8 +59,13 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
         Ok(status) => Some(status),
         Err(error) => {
             problems.push(match service::running(layout)? {
-                Some(pid) => format!("the agent (pid {pid}) does not answer: {:#}", anyhow::Error::from(error)),
-                None => "no agent runs; `plinth init` starts it, and without it nothing is restarted".to_owned(),
+                Holder::Process(pid) => {
+                    format!("the agent (pid {pid}) does not answer: {:#}", anyhow::Error::from(error))
+                }
+                Holder::Unknown => format!("the agent does not answer: {:#}", anyhow::Error::from(error)),
+                Holder::Free => {
+                    "no agent runs; `plinth init` starts it, and without it nothing is restarted".to_owned()
+                }
             });
             None
         }
@@ -80,7 +85,7 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
             .filter_map(|pod| Some(format!("{}: {}", pod.name, pod.message.as_ref()?)));
         problems.extend(unwell);
     }
-    let ledger = Journal::of(layout).ledger()?;
+    let ledger = ledger(&Journal::of(layout))?;
     if !service::starts_at_boot(layout, &ledger) {
         problems.push(format!("{} does not start at boot; `plinth init` enables it", service::UNIT));
     }
@@ -149,6 +154,10 @@ fn text(status: &Status) -> String {
         let rows: Vec<_> = agent.pods.iter().map(row).collect();
         if !rows.is_empty() {
             text.push_str(&table(&headers, &rows, None));
+        }
+        for source in &agent.sources {
+            let pods = if source.pods == 1 { "1 pod".to_owned() } else { format!("{} pods", source.pods) };
+            text.push_str(&format!("source: {}, {pods}\n", source.location));
         }
         for warning in &agent.warnings {
             text.push_str(&format!("warning: {warning}\n"));

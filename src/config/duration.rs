@@ -1,9 +1,9 @@
-//! Durations as Go writes them (`time.ParseDuration`, `Duration.String`), whole milliseconds.
+//! Durations as Go writes them (`time.ParseDuration`, `Duration.String`), cut to whole milliseconds.
 
 use std::time::Duration;
 
 /// Reads `1h30m`, `90s`, `1.5h`, `500ms`; `None` for anything else, negative values included.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }
@@ -12,13 +12,15 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let number = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
         let (value, tail) = rest.split_at(number);
-        let unit = tail.len() - tail.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+        let unit = tail.len() - tail.trim_start_matches(|c: char| c.is_alphabetic()).len();
         let (unit, tail) = tail.split_at(unit);
         let seconds = match unit {
             "h" => 3600.0,
             "m" => 60.0,
             "s" => 1.0,
-            "ms" => 0.001,
+            "ms" => 1e-3,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
+            "ns" => 1e-9,
             _ => return None,
         };
         let part = Duration::try_from_secs_f64(value.parse::<f64>().ok()? * seconds).ok()?;
@@ -60,6 +62,7 @@ mod tests {
             ("1.5s", 1_500, "1.5s"),
             ("500ms", 500, "500ms"),
             ("90s", 90_000, "1m30s"),
+            ("1s1500\u{b5}s999ns", 1_001, "1.001s"),
             ("0", 0, "0s"),
         ] {
             let duration = parse(text).unwrap();

@@ -55,6 +55,19 @@ pub enum Problem {
         /// As the document names it.
         api_version: String,
     },
+    /// Not what a program of this name reads.
+    #[error("`{kind}` of `{api_version}`; expected {expected}")]
+    OtherKind {
+        /// As the document names it.
+        kind: String,
+        /// As the document names it.
+        api_version: String,
+        /// Kind and version that are read.
+        expected: &'static str,
+    },
+    /// Another document, where one is all that counts.
+    #[error("a second document; there is to be one")]
+    SecondDocument,
     /// A kind that stands in the file already.
     #[error("a second {kind}; the first one begins at line {first}")]
     DuplicateKind {
@@ -167,7 +180,7 @@ pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
     /// `Err` unless `errors` is empty.
-    pub(super) fn check(errors: Vec<ConfigError>) -> Result<(), Self> {
+    pub(crate) fn check(errors: Vec<ConfigError>) -> Result<(), Self> {
         if errors.is_empty() { Ok(()) } else { Err(Self(errors)) }
     }
 

@@ -6,7 +6,7 @@
 
 mod cluster;
 pub mod defaults;
-mod duration;
+pub(crate) mod duration;
 mod error;
 mod file;
 mod host;

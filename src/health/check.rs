@@ -126,7 +126,8 @@ fn client(trust: &Trust) -> reqwest::Result<reqwest::Client> {
         .pool_max_idle_per_host(1)
         .timeout(REQUEST_TIMEOUT);
     match trust {
-        Trust::Plain => builder.build(),
+        // Where there is no TLS, a host without certificate authorities must do.
+        Trust::Plain => builder.tls_certs_only([]).build(),
         Trust::Unverified => builder.tls_danger_accept_invalid_certs(true).build(),
         Trust::Authority { ca, identity } => {
             let builder = builder.tls_certs_only(Certificate::from_pem_bundle(ca.as_bytes())?);

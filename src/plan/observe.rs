@@ -133,6 +133,7 @@ fn credentials(
 ) -> Result<BTreeMap<Item, Found>, FsError> {
     let authorities = authorities(inventory, now)?;
     let mut found = BTreeMap::new();
+    let mut other_authorities = Vec::new();
     for entry in inventory.entries() {
         let contents = contents(entry)?;
         if contents.iter().all(Option::is_none) {
@@ -141,7 +142,11 @@ fn credentials(
         let ours = entry.files.iter().any(|file| ledger.has_file(&file.path));
         let checked = check(entry, &contents, &authorities, inventory.algorithm(), now);
         let recorded = serials.and_then(|serials| serials.get(entry.credential.item));
-        let checked = checked.and_then(|usable| usable.that_is_recorded(entry.credential.item, recorded));
+        if let (Ok(Usable { serial: Some(serial), .. }), Some(recorded)) = (&checked, recorded)
+            && serial != recorded
+        {
+            other_authorities.push((entry.credential.item, serial.clone(), recorded));
+        }
         let checked = checked.and_then(|usable| match usable.stale() {
             // Of an unfinished init with other flags. Once an init has succeeded, a kubeconfig is people's to edit, and
             // keys keep their algorithm until they are renewed.
@@ -157,6 +162,19 @@ fn credentials(
             }
         };
         found.insert(entry.credential.item, state);
+    }
+    for (item, serial, recorded) in other_authorities {
+        // Renewed with its key it still verifies what it signed. One that verifies nothing is a stranger: what it would
+        // sign, nobody who is out there would believe.
+        let signed = |entry: &&Entry| entry.credential.authority == Some(item);
+        let is_good = |entry: &Entry| matches!(found.get(entry.credential.item), Some(Found::Good { .. }));
+        if !inventory.entries().iter().filter(signed).any(is_good) {
+            let reason =
+                format!("{item} is not the authority of this control plane (its serial is {serial}, not {recorded})");
+            let hints =
+                vec!["put the old one back: authorities of a running control plane cannot be exchanged yet".to_owned()];
+            found.insert(item, Found::Bad { reason, hints, ours: false, derivable: false });
+        }
     }
     Ok(found)
 }
@@ -175,22 +193,6 @@ struct Usable {
 }
 
 impl Usable {
-    /// Itself, unless it is an authority and another one than that which the control plane runs with: everything that
-    /// would be signed by it, nobody who is out there would believe.
-    fn that_is_recorded(self, item: Item, recorded: Option<&String>) -> Result<Self, Wrong> {
-        match (&self.serial, recorded) {
-            (Some(serial), Some(recorded)) if serial != recorded => Err(Wrong {
-                reason: format!(
-                    "{item} is not the authority of this control plane (its serial is {serial}, not {recorded})"
-                ),
-                hints: vec![
-                    "put the old one back: authorities of a running control plane cannot be exchanged yet".to_owned(),
-                ],
-            }),
-            _ => Ok(self),
-        }
-    }
-
     /// In what it differs from the one that would be made now.
     fn stale(&self) -> Option<String> {
         self.other_server.clone().or_else(|| self.other_algorithm.clone())
@@ -385,11 +387,13 @@ mod tests {
     }
 
     #[test]
-    fn another_authority_than_the_one_that_runs_is_bad() {
+    fn another_authority_than_the_one_that_runs_is_bad_unless_it_verifies_what_that_has_signed() {
         let mut host = host();
         host.serials = Some(serials(&host.inventory));
         assert_eq!(host.found().get("certs/ca"), Some(&GOOD_AUTHORITY));
         host.serials = Some([("certs/ca".to_owned(), "01".to_owned())].into());
+        assert_eq!(host.found().get("certs/ca"), Some(&GOOD_AUTHORITY));
+        fsx::remove_file(&host.file("certs/apiserver", 0)).unwrap();
         let found = host.found();
         assert!(reason(found.get("certs/ca")).0.contains("not the authority of this control plane"));
     }

@@ -1,8 +1,10 @@
 //! Processes: what runs, in which container, and kubelets among them.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
-use super::{Proc, ProcError, Result, container_ids};
+use super::{Proc, ProcError, Result, container_ids, optional};
 
 /// A process that runs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -82,6 +84,15 @@ impl Proc {
             }
         }
         Ok(found)
+    }
+
+    /// Whether process `pid` has the file `path` open, by whatever name. Unknown counts as no: see the guarantees.
+    pub fn has_open(&self, pid: i32, path: &Path) -> Result<bool> {
+        let identity = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+        let Some(file) = identity(path) else { return Ok(false) };
+        let path = self.path(format!("{pid}/fd"));
+        let entries = optional(std::fs::read_dir(&path).map_err(|source| ProcError::Read { path, source }))?;
+        Ok(entries.into_iter().flatten().flatten().any(|entry| identity(&entry.path()) == Some(file)))
     }
 
     /// The kubelets that run, in whatever container or mount namespace.
@@ -196,6 +207,25 @@ mod tests {
         fixture.process(33, &["kubelet"], 'Z', 1, None);
         let pids: Vec<_> = fixture.proc().kubelets().unwrap().into_iter().map(|kubelet| kubelet.pid).collect();
         assert_eq!(pids, [30, 31]);
+    }
+
+    #[test]
+    fn an_open_file_is_found_whatever_its_name() {
+        let fixture = Fixture::new();
+        fixture.process(40, &["agent"], 'S', 1, None);
+        fixture.write("lock", "");
+        fixture.write("other", "");
+        let path = fixture.root().join("lock");
+        assert!(!fixture.proc().has_open(40, &path).unwrap());
+        fixture.open(40, 3, fixture.root().join("other").to_str().unwrap());
+        fixture.open(40, 4, "socket:[7]");
+        assert!(!fixture.proc().has_open(40, &path).unwrap());
+        fixture.open(40, 5, fixture.root().join("etc/../lock").to_str().unwrap());
+        assert!(!fixture.proc().has_open(40, &path).unwrap(), "no such directory");
+        fixture.open(40, 6, path.to_str().unwrap());
+        assert!(fixture.proc().has_open(40, &path).unwrap());
+        assert!(!fixture.proc().has_open(41, &path).unwrap(), "no such process");
+        assert!(!fixture.proc().has_open(40, &fixture.root().join("none")).unwrap(), "no such file");
     }
 
     #[test]

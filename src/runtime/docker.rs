@@ -3,11 +3,13 @@
 //! Every request is bounded in time, so that an engine that hangs looks like one that is not there. A request whose
 //! time was over may still take effect: look at what is there before doing it again.
 
+mod credentials;
 mod failure;
 mod translate;
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,13 +22,14 @@ use bollard::query_parameters::{
 use bollard::{API_DEFAULT_VERSION, ClientVersion};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use reqwest::header::HeaderValue;
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
 use self::failure::Failure;
 use super::{
-    Container, ContainerSpec, Event, ExecOutput, Image, PullProgress, Result, Runtime, RuntimeError, RuntimeInfo,
-    labels,
+    Below, Container, ContainerSpec, Event, ExecOutput, Image, LogQuery, PullProgress, Result, Runtime, RuntimeError,
+    RuntimeInfo, labels,
 };
 use crate::clock::Clock;
 
@@ -55,6 +58,7 @@ const RECURSIVE_READ_ONLY: ClientVersion = ClientVersion { major_version: 1, min
 pub struct Docker {
     host: Arc<str>,
     client: Arc<OnceCell<bollard::Docker>>,
+    credentials: Arc<[PathBuf]>,
 }
 
 impl Docker {
@@ -72,7 +76,14 @@ impl Docker {
                 reason: "only unix:// and tcp:// addresses are supported".to_owned(),
             });
         }
-        Ok(Self { host: host.into(), client: Arc::default() })
+        Ok(Self { host: host.into(), client: Arc::default(), credentials: Arc::default() })
+    }
+
+    /// Pulls with the credentials in these files (Docker's `config.json`), the first that has some for a registry.
+    /// They are read at each pull and need not exist.
+    #[must_use]
+    pub fn with_credentials(self, files: Vec<PathBuf>) -> Self {
+        Self { credentials: files.into(), ..self }
     }
 
     /// The address it was given.
@@ -90,6 +101,7 @@ impl Docker {
                 bollard::Docker::connect_with_http(&self.host, seconds, API_DEFAULT_VERSION)
             };
             let client = client.map_err(|error| Failure::new(&self.host, &error))?;
+            let client = client.with_request_modifier(url_safe_credentials);
             self.within(LOOK, client.negotiate_version()).await
         };
         let not_an_engine = |failure: Failure| match failure {
@@ -150,13 +162,22 @@ impl Runtime for Docker {
     async fn create(&self, spec: &ContainerSpec) -> Result<String> {
         let client = self.client().await?;
         let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
-        let body = translate::create_body(spec, client.client_version() >= RECURSIVE_READ_ONLY);
+        let recursive_read_only = client.client_version() >= RECURSIVE_READ_ONLY;
+        if !recursive_read_only && spec.mounts.iter().any(|mount| mount.read_only && mount.below == Below::ReadOnly) {
+            // It would ignore the wish.
+            return Err(RuntimeError::Refused {
+                operation: format!("create container `{}`", spec.name),
+                reason: "recursiveReadOnly needs Docker 25 or newer".to_owned(),
+            });
+        }
+        let body = translate::create_body(spec, recursive_read_only);
         match self.within(CHANGE, client.create_container(Some(options), body)).await {
             Ok(answer) => Ok(answer.id),
             // A 404 can also be about a container whose namespaces are to be joined.
             Err(Failure::Status(404, words)) if words.to_lowercase().contains("no such image") => {
                 Err(RuntimeError::NoSuchImage(spec.image.clone()))
             }
+            Err(failure) if failure.is_invalid_reference() => Err(RuntimeError::InvalidImage(spec.image.clone())),
             Err(failure) if failure.is_conflict() => Err(RuntimeError::NameTaken(spec.name.clone())),
             Err(failure) => Err(failure.of(format!("create container `{}`", spec.name))),
         }
@@ -230,8 +251,13 @@ impl Runtime for Docker {
     async fn pull(&self, reference: &str, progress: &(dyn Fn(PullProgress) + Sync)) -> Result<()> {
         let client = self.client().await?;
         let options = CreateImageOptionsBuilder::new().from_image(&translate::tagged(reference)).build();
-        let mut lines = client.create_image(Some(options), None, None);
-        let failed = |reason| RuntimeError::Pull { image: reference.to_owned(), reason };
+        let (credentials, trouble) = match credentials::find(&self.credentials, reference).await {
+            Ok(found) => (found.map(|(server, secret)| translate::credentials(server, secret)), String::new()),
+            Err(error) => (None, format!(" (asked without credentials: {error})")),
+        };
+        let mut lines = client.create_image(Some(options), None, credentials);
+        let failed =
+            |reason: String| RuntimeError::Pull { image: reference.to_owned(), reason: format!("{reason}{trouble}") };
         loop {
             match timeout(PULL_PROGRESS, lines.try_next()).await {
                 Ok(Ok(Some(line))) => progress(translate::pull_progress(line)),
@@ -239,6 +265,7 @@ impl Runtime for Docker {
                 Ok(Err(error)) => {
                     return Err(match Failure::new(&self.host, &error) {
                         Failure::Silent(words) => RuntimeError::Unreachable(words),
+                        other if other.is_invalid_reference() => RuntimeError::InvalidImage(reference.to_owned()),
                         other => failed(other.words()),
                     });
                 }
@@ -306,6 +333,31 @@ impl Runtime for Docker {
         }
     }
 
+    fn read_log(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<Vec<u8>>> {
+        let since = query.since.map_or(0, |since| i32::try_from(since.as_second()).unwrap_or(i32::MAX));
+        let options = LogsOptionsBuilder::new()
+            .stdout(true)
+            .stderr(true)
+            .tail(&query.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string()))
+            .since(since)
+            .timestamps(query.timestamps)
+            .follow(query.follow)
+            .build();
+        let (docker, id) = (self.clone(), id.to_owned());
+        let parts = async move {
+            // Bounds the time to the first answer alone.
+            let client = docker.client().await?.clone().with_timeout(LOOK);
+            let parts = client.logs(&id, Some(options));
+            Ok(parts.map_ok(|part| part.into_bytes().to_vec()).map_err(move |error| {
+                match Failure::new(&docker.host, &error) {
+                    failure if failure.is_not_found() => RuntimeError::NoSuchContainer(id.clone()),
+                    failure => failure.of(format!("read the log of container `{id}`")),
+                }
+            }))
+        };
+        until_error(stream::once(parts).try_flatten().boxed())
+    }
+
     fn events(&self, agent: &str) -> BoxStream<'static, Result<Event>> {
         // The engine sends what happened since then even if the stream is first polled, or connected, later.
         let since = Clock::system().now();
@@ -329,6 +381,24 @@ impl Runtime for Docker {
             .chain(stream::once(async move { Err(lost("the event stream has ended".to_owned())) }));
         until_error(events.boxed())
     }
+}
+
+/// The header with a registry's credentials is base64 in the alphabet for URLs, but the client writes the other one,
+/// and the engine then pulls without credentials: `~` in the right place of a password is enough.
+fn url_safe_credentials(mut request: bollard::BollardRequest) -> bollard::BollardRequest {
+    if let Some(value) = request.headers_mut().get_mut("X-Registry-Auth") {
+        let safe = value.as_bytes().iter().map(|byte| match byte {
+            b'+' => b'-',
+            b'/' => b'_',
+            other => *other,
+        });
+        // Of the same characters as before.
+        if let Ok(mut safe) = HeaderValue::from_bytes(&safe.collect::<Vec<_>>()) {
+            safe.set_sensitive(true);
+            *value = safe;
+        }
+    }
+    request
 }
 
 /// The items up to the first error, that included.
@@ -472,6 +542,43 @@ mod tests {
                 step("aa", "Pull complete", None),
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn a_pull_brings_the_credentials_of_its_registry() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("docker.sock")).unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut question = [0; 4096];
+                let length = stream.read(&mut question).await.unwrap();
+                log.lock().unwrap().push(String::from_utf8_lossy(&question[..length]).into_owned());
+                let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{\"ApiVersion\":\"1.41\"}";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let file = directory.path().join("config.json");
+        // In one of these, the standard alphabet needs a `+` or a `/`.
+        std::fs::write(&file, r#"{"auths": {"a.example": {"username": "me", "password": "~~~???>>>ä"}}}"#).unwrap();
+        let host = format!("unix://{}/docker.sock", directory.path().display());
+        let docker = Docker::connect(Some(&host)).unwrap().with_credentials(vec![file]);
+        for image in ["a.example/x:1", "b.example/x:1"] {
+            docker.pull(image, &|_| {}).await.unwrap();
+        }
+        let seen = seen.lock().unwrap();
+        let header = |question: &String| {
+            let line = question.lines().find(|line| line.to_lowercase().starts_with("x-registry-auth:"));
+            line.map(|line| line.split_once(": ").unwrap().1.to_owned())
+        };
+        let sent: Vec<_> = seen.iter().filter(|question| question.starts_with("POST")).map(header).collect();
+        assert_eq!(sent.len(), 2);
+        assert_eq!(sent[1], None);
+        let decoded = base64::Engine::decode(&base64::prelude::BASE64_URL_SAFE, sent[0].as_ref().unwrap()).unwrap();
+        let decoded: serde_json::Value = serde_json::from_slice(&decoded).unwrap();
+        assert_eq!((&decoded["username"], &decoded["password"]), (&"me".into(), &"~~~???>>>ä".into()));
+        assert_eq!(decoded["serveraddress"], "a.example");
     }
 
     #[tokio::test]

@@ -36,14 +36,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 pub use self::script::{Call, Op, Program};
 use super::{
-    CgroupDriver, Container, ContainerSpec, Event, EventKind, ExecOutput, Image, PullProgress, Result, Runtime,
-    RuntimeError, RuntimeInfo, State, Termination, labels,
+    CgroupDriver, Container, ContainerSpec, Event, EventKind, ExecOutput, Image, LogQuery, PullProgress, Result,
+    Runtime, RuntimeError, RuntimeInfo, State, Termination, labels,
 };
 use crate::clock::Clock;
 
@@ -84,7 +85,8 @@ struct World {
 struct Entry {
     container: Container,
     spec: ContainerSpec,
-    log: String,
+    /// Lines, each with its end if it has one and when it was written.
+    log: Vec<(Timestamp, String)>,
 }
 
 #[derive(Debug)]
@@ -205,9 +207,10 @@ impl FakeRuntime {
     /// # Panics
     /// When there is no such container.
     pub fn write_log(&self, id: &str, text: &str) {
+        let now = self.clock.now();
         let mut world = self.world();
         match world.entry(id) {
-            Some(entry) => entry.log.push_str(text),
+            Some(entry) => entry.write(now, text),
             None => panic!("no container `{id}`"),
         }
     }
@@ -358,6 +361,12 @@ impl FakeRuntime {
     }
 }
 
+impl Entry {
+    fn write(&mut self, at: Timestamp, text: &str) {
+        self.log.extend(text.split_inclusive('\n').map(|line| (at, line.to_owned())));
+    }
+}
+
 impl World {
     fn id_of(&self, id_or_name: &str) -> Option<String> {
         if self.containers.contains_key(id_or_name) {
@@ -456,7 +465,7 @@ impl Runtime for FakeRuntime {
                 ip: None,
                 log_path: None,
             };
-            world.containers.insert(id.clone(), Entry { container, spec: spec.clone(), log: String::new() });
+            world.containers.insert(id.clone(), Entry { container, spec: spec.clone(), log: Vec::new() });
             id
         };
         self.answer(Op::Create, id)
@@ -485,7 +494,10 @@ impl Runtime for FakeRuntime {
                 let [.., high, low] = world.created.to_be_bytes();
                 IpAddr::V4(Ipv4Addr::new(172, 17, high, low))
             });
-            let Entry { container, log, .. } = world.known(&id)?;
+            let now = self.clock.now();
+            let entry = world.known(&id)?;
+            let Entry { container, .. } = entry;
+            container.log_path = Some(PathBuf::from(format!("/var/lib/docker/containers/{id}/{id}-json.log")));
             if let Some(reason) = failure {
                 match &mut container.state {
                     State::Exited(termination) => termination.error.clone_from(&reason),
@@ -498,8 +510,7 @@ impl Runtime for FakeRuntime {
             }
             container.state = State::Running { pid, started_at: self.clock.now() };
             container.ip = address;
-            container.log_path = Some(PathBuf::from(format!("/var/lib/docker/containers/{id}/{id}-json.log")));
-            log.push_str(&program.output);
+            entry.write(now, &program.output);
             world.tell(&id, EventKind::Started);
             (id, pid, program.exit)
         };
@@ -600,8 +611,40 @@ impl Runtime for FakeRuntime {
         self.begin(Op::Logs, id, None).await?;
         let mut world = self.world();
         let log = &world.known(id)?.log;
-        let all: Vec<&str> = log.split_inclusive('\n').collect();
-        Ok(all[all.len().saturating_sub(lines)..].concat())
+        Ok(log[log.len().saturating_sub(lines)..].iter().map(|(_, line)| line.as_str()).collect())
+    }
+
+    fn read_log(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<Vec<u8>>> {
+        let (fake, id) = (self.clone(), id.to_owned());
+        let opened = async move {
+            fake.begin(Op::Logs, &id, None).await?;
+            let lines = fake.world().known(&id)?.log.len();
+            let first = query.tail.map_or(0, |tail| lines.saturating_sub(usize::try_from(tail).unwrap_or(usize::MAX)));
+            let parts = stream::unfold(first, move |next| {
+                let (fake, id) = (fake.clone(), id.clone());
+                async move {
+                    loop {
+                        let (line, runs) = {
+                            let mut world = fake.world();
+                            let line = world.entry(&id)?.log.get(next).cloned();
+                            (line, world.pid_of(&id).is_some())
+                        };
+                        match line {
+                            Some((at, line)) => {
+                                let shown = query.since.is_none_or(|since| at.as_second() >= since.as_second());
+                                let stamp = if query.timestamps { format!("{at:.9} ") } else { String::new() };
+                                let line = if shown { format!("{stamp}{line}") } else { String::new() };
+                                return Some((Ok(line.into_bytes()), next + 1));
+                            }
+                            None if query.follow && runs => tokio::time::sleep(Duration::from_millis(10)).await,
+                            None => return None,
+                        }
+                    }
+                }
+            });
+            Ok(parts)
+        };
+        stream::once(opened).try_flatten().boxed()
     }
 
     fn events(&self, agent: &str) -> BoxStream<'static, Result<Event>> {

@@ -34,6 +34,8 @@ pub mod labels {
     pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
     /// UID of the pod.
     pub const POD_UID: &str = "io.kubernetes.pod.uid";
+    /// What kind of source the pod comes from: `file` or `http`.
+    pub const SOURCE: &str = "plinth.dev/source";
     /// Name of the container within the pod, or `POD` for the sandbox.
     pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 }
@@ -47,6 +49,9 @@ pub enum RuntimeError {
     /// There is no such container (or exec).
     #[error("no such container `{0}`")]
     NoSuchContainer(String),
+    /// That is no image reference.
+    #[error("`{0}` is not an image reference")]
+    InvalidImage(String),
     /// There is no such image on this host.
     #[error("image `{0}` is not present")]
     NoSuchImage(String),
@@ -114,8 +119,24 @@ pub trait Runtime: Send + Sync + 'static {
     fn exec(&self, id: &str, command: &[String], timeout: Duration) -> impl Future<Output = Result<ExecOutput>> + Send;
     /// The last `lines` lines a container wrote, stdout and stderr interleaved as written.
     fn logs(&self, id: &str, lines: usize) -> impl Future<Output = Result<String>> + Send;
+    /// What a container writes to stdout and stderr, interleaved as written: what there is, across rotations, and what
+    /// comes if that is asked for. Ends when there is no more, and when a container that is followed ends.
+    fn read_log(&self, id: &str, query: LogQuery) -> BoxStream<'static, Result<Vec<u8>>>;
     /// Changes of `agent`'s containers, from now on. Ends with an error when the connection is lost.
     fn events(&self, agent: &str) -> BoxStream<'static, Result<Event>>;
+}
+
+/// Which part of a log is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogQuery {
+    /// The last so many lines of what there is; all of them when `None`.
+    pub tail: Option<u64>,
+    /// Only lines written since then; counted in whole seconds, rounded down.
+    pub since: Option<Timestamp>,
+    /// Each line begins with the time it was written, RFC 3339 in nanoseconds, and a blank.
+    pub timestamps: bool,
+    /// Wait for more until the container ends.
+    pub follow: bool,
 }
 
 /// Facts about the engine.
@@ -177,7 +198,7 @@ pub struct Container {
     pub created_at: Timestamp,
     /// Its address on the default bridge, when it has one.
     pub ip: Option<IpAddr>,
-    /// The json-file log on the host, when that log driver is used; known from the first start on.
+    /// The json-file log on the host, when that log driver is used; known from the first start on, also when that failed.
     pub log_path: Option<PathBuf>,
 }
 
@@ -316,10 +337,6 @@ pub struct ContainerSpec {
     pub hostname: String,
     /// Published ports; only on a container that owns its network namespace.
     pub ports: Vec<PortBinding>,
-    /// Replaces resolv.conf: servers, searches, options.
-    pub dns: Option<Dns>,
-    /// `name:address` lines for the hosts file.
-    pub extra_hosts: Vec<String>,
     /// `uid`, `uid:gid` or a name; `None` for the image's.
     pub user: Option<String>,
     /// Supplemental groups.
@@ -339,6 +356,8 @@ pub struct ContainerSpec {
     /// How long the engine waits between the stop signal and SIGKILL when it stops the container by itself, because
     /// it is going down; whole seconds, `None` for its default. Stops that we ask for say their own.
     pub stop_timeout: Option<Duration>,
+    /// The signal that asks it to end, e.g. `SIGUSR1`; `None` for the image's or SIGTERM.
+    pub stop_signal: Option<String>,
     /// Limits.
     pub resources: Resources,
     /// `oom_score_adj`, -1000 to 1000; `None` leaves it alone.
@@ -369,7 +388,7 @@ pub struct Resources {
 }
 
 /// A mount of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mount {
     /// Absolute path on the host.
     pub source: PathBuf,
@@ -377,8 +396,22 @@ pub struct Mount {
     pub target: String,
     /// Not writable from inside.
     pub read_only: bool,
+    /// The mounts below it, when it is read-only.
+    pub below: Below,
     /// How mounts made later travel.
     pub propagation: Propagation,
+}
+
+/// What a read-only mount means for the mounts below it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Below {
+    /// They are left as they are.
+    #[default]
+    Writable,
+    /// They are read-only where engine and kernel can do that (Docker 25, Linux 5.12).
+    ReadOnlyIfPossible,
+    /// They are read-only, or the container is not made.
+    ReadOnly,
 }
 
 /// How mounts made after the container's start travel between it and the host.
@@ -404,15 +437,4 @@ pub struct PortBinding {
     pub host_ip: Option<IpAddr>,
     /// Port on the host.
     pub host_port: u16,
-}
-
-/// Contents of a resolv.conf.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dns {
-    /// Name servers.
-    pub servers: Vec<String>,
-    /// Search domains.
-    pub searches: Vec<String>,
-    /// Options.
-    pub options: Vec<String>,
 }

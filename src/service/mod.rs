@@ -16,9 +16,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Child;
 
-use crate::fsx::{self, FsError, Lock};
+use crate::fsx::{self, FsError, Holder, Lock};
 use crate::journal::{Creation, Ledger};
 use crate::layout::Layout;
+use crate::proc::{Proc, ProcError};
 
 /// Name of the systemd unit.
 pub const UNIT: &str = "plinth-agent.service";
@@ -63,6 +64,15 @@ pub enum ServiceError {
         /// Its process id.
         pid: i32,
     },
+    /// An agent runs, but not as a process that can be seen from here. Nobody is signalled on a guess.
+    #[error("an agent holds `{}`, and no process that can be seen from here is it", lock.display())]
+    Unseen {
+        /// The agent's lock.
+        lock: PathBuf,
+    },
+    /// `/proc` cannot be read.
+    #[error(transparent)]
+    Proc(#[from] ProcError),
 }
 
 /// The command line of the agent.
@@ -112,7 +122,7 @@ impl Manager {
     pub async fn start(self, command: &AgentCommand, layout: &Layout) -> Result<Option<Child>, ServiceError> {
         match self {
             Self::Systemd => systemd::start(command, layout).await.map(|()| None),
-            Self::Detached if running(layout)?.is_some() => Ok(None),
+            Self::Detached if running(layout)? != Holder::Free => Ok(None),
             Self::Detached => detach(command, layout).map(Some),
         }
     }
@@ -137,9 +147,14 @@ pub async fn forget_unit() -> Result<(), ServiceError> {
     systemd::forget().await
 }
 
-/// The process id of the agent of this root, if one runs.
-pub fn running(layout: &Layout) -> Result<Option<i32>, ServiceError> {
-    Ok(Lock::holder(&layout.agent_lock())?)
+/// Whether an agent of this root runs, and as which process. A process that does not have the lock's file open is not
+/// the agent, whatever that file says: it is left from an earlier one, or of another PID namespace.
+pub fn running(layout: &Layout) -> Result<Holder, ServiceError> {
+    let lock = layout.agent_lock();
+    Ok(match Lock::holder(&lock)? {
+        Holder::Process(pid) if !Proc::new(layout.proc()).has_open(pid, &lock)? => Holder::Unknown,
+        holder => holder,
+    })
 }
 
 /// Makes sure that plinth is where a boot finds it, `/usr/local/bin/plinth`, and returns the command line with that
@@ -200,22 +215,35 @@ fn detach(command: &AgentCommand, layout: &Layout) -> Result<Child, ServiceError
 }
 
 async fn end_process(layout: &Layout) -> Result<(), ServiceError> {
+    let mut last = Holder::Unknown;
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        let Some(pid) = running(layout)? else { return Ok(()) };
-        // The lock's holder is alive, so the pid is the agent's; if it ends just now, there is nobody to signal.
-        let _ = kill(Pid::from_raw(pid), signal);
-        let ended = async {
-            while matches!(running(layout), Ok(Some(_))) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        if tokio::time::timeout(STOP_GRACE, ended).await.is_ok() {
+        // An agent that is just starting has not written its process id yet.
+        last = until(layout, |holder| holder != Holder::Unknown).await?;
+        match last {
+            Holder::Free => return Ok(()),
+            Holder::Unknown => break,
+            // It has the lock's file open, so it is the agent; if it ends just now, there is nobody to signal.
+            Holder::Process(pid) => _ = kill(Pid::from_raw(pid), signal),
+        }
+        if until(layout, |holder| holder == Holder::Free).await? == Holder::Free {
             return Ok(());
         }
     }
-    match running(layout)? {
-        Some(pid) => Err(ServiceError::Unstoppable { pid }),
-        None => Ok(()),
+    Err(match last {
+        Holder::Process(pid) => ServiceError::Unstoppable { pid },
+        Holder::Free | Holder::Unknown => ServiceError::Unseen { lock: layout.agent_lock() },
+    })
+}
+
+/// Waits for an answer that is good, for no longer than [`STOP_GRACE`]; the last one otherwise.
+async fn until(layout: &Layout, good: impl Fn(Holder) -> bool) -> Result<Holder, ServiceError> {
+    let deadline = tokio::time::Instant::now() + STOP_GRACE;
+    loop {
+        let holder = running(layout)?;
+        if good(holder) || tokio::time::Instant::now() >= deadline {
+            return Ok(holder);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -256,7 +284,7 @@ mod tests {
 
     async fn until_running(layout: &Layout) -> i32 {
         loop {
-            if let Some(pid) = running(layout).unwrap() {
+            if let Holder::Process(pid) = running(layout).unwrap() {
                 return pid;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -296,7 +324,36 @@ mod tests {
         let (stopped, exit) = tokio::join!(Manager::Detached.stop(&layout), child.wait());
         stopped.unwrap();
         exit.unwrap();
-        assert_eq!(running(&layout).unwrap(), None);
+        assert_eq!(running(&layout).unwrap(), Holder::Free);
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_ignores_sigterm_is_killed() {
+        let (_root, layout) = layout();
+        let command = pretend(&layout, "trap '' TERM; while :; do sleep 0.02; done");
+        let mut child = Manager::Detached.start(&command, &layout).await.unwrap().unwrap();
+        until_running(&layout).await;
+        let (stopped, exit) = tokio::join!(Manager::Detached.stop(&layout), child.wait());
+        stopped.unwrap();
+        assert!(!exit.unwrap().success());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_only_has_the_number_of_the_agent_is_never_signalled() {
+        let (_root, layout) = layout();
+        // What an agent that was killed left in the file; the system has given its number to somebody else since.
+        let mut bystander = tokio::process::Command::new("/bin/sleep").arg("600").kill_on_drop(true).spawn().unwrap();
+        let lock = layout.agent_lock();
+        std::fs::write(&lock, format!("{}\n", bystander.id().unwrap())).unwrap();
+        let holder = File::open(&lock).unwrap();
+        holder.lock().unwrap();
+        assert_eq!(running(&layout).unwrap(), Holder::Unknown);
+        let error = Manager::Detached.stop(&layout).await.unwrap_err();
+        assert!(matches!(&error, ServiceError::Unseen { lock: path } if *path == lock), "{error:?}");
+        assert!(bystander.try_wait().unwrap().is_none(), "it runs on");
+        drop(holder);
+        Manager::Detached.stop(&layout).await.unwrap();
+        assert!(bystander.try_wait().unwrap().is_none(), "it runs on");
     }
 
     #[test]

@@ -82,6 +82,14 @@ impl Printer {
         }
     }
 
+    /// Passes bytes that are not plinth's own on to stdout, as they are.
+    ///
+    /// # Errors
+    /// When stdout cannot take them; of kind `BrokenPipe` when its reader went away.
+    pub fn output(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write(&self.shared.out, bytes)
+    }
+
     /// A line that people must see: `warning: …`.
     pub fn warning(&self, text: &str) {
         let label = self.paint("33", "warning:");

@@ -163,7 +163,7 @@ fn a_second_plinth_says_who_is_at_work() {
 pub(crate) fn drift_is_shown_and_repaired() {
     type Harm = fn();
     plinth("init").ok();
-    let rows: [(&str, &str, Harm, Option<&str>); 7] = [
+    let rows: [(&str, &str, Harm, Option<&str>); 8] = [
         (
             "an edited manifest",
             "kube-scheduler: edited by hand: other flags: v",
@@ -177,6 +177,7 @@ pub(crate) fn drift_is_shown_and_repaired() {
             None,
         ),
         ("a deleted certificate", "certs/apiserver: ", || remove("/etc/kubernetes/pki/apiserver.crt"), None),
+        ("half a key pair", "certs/sa: ", || remove("/etc/kubernetes/pki/sa.pub"), None),
         ("a deleted kubeconfig", "kubeconfig/super-admin: it is missing [live]", remove_kubeconfig, None),
         ("a stopped agent", "agent: it does not run [live]", stop_agent, None),
         ("a removed container", "kube-scheduler: no container of it runs", remove_container, Some("kube-scheduler")),

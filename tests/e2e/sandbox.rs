@@ -17,7 +17,7 @@ use nix::unistd::{Pid, Uid};
 use crate::host;
 
 /// Names the test whose body is to run, inside a sandbox.
-const INSIDE: &str = "PLINTH_E2E_INSIDE";
+pub(crate) const INSIDE: &str = "PLINTH_E2E_INSIDE";
 
 /// A body that takes longer hangs.
 const LIMIT: Duration = Duration::from_mins(10);
@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_mins(10);
 const AROUND: Duration = Duration::from_secs(90);
 
 /// Lines with this prefix are shown also when the test succeeds.
-const NOTE: &str = "e2e: ";
+pub(crate) const NOTE: &str = "e2e: ";
 
 /// What else may happen on this computer meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,17 +39,19 @@ pub(crate) enum Machine {
 
 /// Runs `body` on a fresh machine, as the test `name`.
 pub(crate) fn run(name: &str, machine: Machine, body: fn()) {
-    if std::env::var(INSIDE).is_ok_and(|inside| inside == name) {
-        return within(body);
+    if let Ok(inside) = std::env::var(INSIDE) {
+        // Sandboxes are not nested.
+        if inside == name {
+            within(body);
+        }
+        return;
     }
-    if let Err(reason) = possible() {
-        assert!(std::env::var_os("PLINTH_REQUIRE_DOCKER").is_none_or(|value| value != "1"), "{reason}");
-        tell(&format!("{NOTE}{name}: SKIPPED: {reason}\n"));
+    if skipped(name) {
         return;
     }
     let _turn = Turn::take(machine);
     let begin = Instant::now();
-    let (status, output) = enter(name);
+    let (status, output) = enter(name, &["--exact", name, "--ignored", "--nocapture"], &[]);
     let took = begin.elapsed().as_secs_f64();
     assert!(status.success(), "{name}: {status} after {took:.1} s\n{output}");
     for line in output.lines().filter_map(|line| line.strip_prefix(NOTE)) {
@@ -61,6 +63,14 @@ pub(crate) fn run(name: &str, machine: Machine, body: fn()) {
 /// A figure worth showing.
 pub(crate) fn note(text: &str) {
     println!("{NOTE}{text}");
+}
+
+/// Whether the test `name` cannot run here, which is then told.
+pub(crate) fn skipped(name: &str) -> bool {
+    let Err(reason) = possible() else { return false };
+    assert!(std::env::var_os("PLINTH_REQUIRE_DOCKER").is_none_or(|value| value != "1"), "{reason}");
+    tell(&format!("{NOTE}{name}: SKIPPED: {reason}\n"));
+    true
 }
 
 fn possible() -> Result<(), String> {
@@ -75,18 +85,20 @@ fn possible() -> Result<(), String> {
 }
 
 /// To stderr even where the test harness captures what tests print: nobody should take skipped for passed.
-fn tell(text: &str) {
+pub(crate) fn tell(text: &str) {
     std::io::stderr().write_all(text.as_bytes()).unwrap();
 }
 
-fn enter(name: &str) -> (ExitStatus, String) {
+/// Runs this program with `arguments` on a machine of its own, with `name` as [`INSIDE`]; its status and its output.
+pub(crate) fn enter(name: &str, arguments: &[&str], variables: &[(&str, &Path)]) -> (ExitStatus, String) {
     let log = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let output: File = log.reopen().unwrap();
     let mut child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sandbox.sh"))
         .arg("--")
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--ignored", "--nocapture"])
+        .args(arguments)
         .env(INSIDE, name)
+        .envs(variables.iter().copied())
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stderr(output.try_clone().unwrap())
@@ -133,13 +145,14 @@ fn within(body: fn()) {
 }
 
 /// The right to use a share of the computer: there are two, and [`Machine::Alone`] takes both.
-struct Turn(usize);
+pub(crate) struct Turn(usize);
 
 static FREE: Mutex<usize> = Mutex::new(2);
 static FREED: Condvar = Condvar::new();
 
 impl Turn {
-    fn take(machine: Machine) -> Self {
+    /// Waits for it.
+    pub(crate) fn take(machine: Machine) -> Self {
         let shares = if machine == Machine::Alone { 2 } else { 1 };
         let free = FREE.lock().unwrap();
         *FREED.wait_while(free, |free| *free < shares).unwrap() -= shares;

@@ -5,14 +5,21 @@ use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
+use super::Origin;
+
 /// Version of the hashed form. A new one must also compute the old one for containers that carry it.
 const VERSION: u32 = 1;
 
 /// The first 32 hexadecimal digits of SHA-256 over the canonical JSON of everything that makes the pod what it is:
-/// node, file, name, labels, annotations (without the kubelet's own `kubernetes.io/config.*`) and the defaulted spec.
+/// node and file or else URL, name, labels, annotations (without the kubelet's own `kubernetes.io/config.*`) and the
+/// defaulted spec, whose `nodeName` is the node.
 ///
 /// Canonical: keys sorted, no white space, no nulls, no empty lists.
-pub fn hash(metadata: &ObjectMeta, spec: &PodSpec, node: &str, origin: &str) -> String {
+pub fn hash(metadata: &ObjectMeta, spec: &PodSpec, origin: Origin<'_>) -> String {
+    let (file, url) = match origin {
+        Origin::File(path) => (Some(path.display().to_string()), None),
+        Origin::Url(url) => (None, Some(url)),
+    };
     let annotations: serde_json::Map<String, Value> = metadata
         .annotations
         .iter()
@@ -22,8 +29,9 @@ pub fn hash(metadata: &ObjectMeta, spec: &PodSpec, node: &str, origin: &str) -> 
         .collect();
     let mut identity = json!({
         "version": VERSION,
-        "node": node,
-        "file": origin,
+        "node": spec.node_name,
+        "file": file,
+        "url": url,
         "uid": metadata.uid,
         "name": metadata.name,
         "namespace": metadata.namespace,

@@ -2,8 +2,9 @@
 //!
 //! # Guarantees
 //! - The UID is a function of the effective pod, the node's name and the absolute path of the file, and of nothing
-//!   else: comments, key order, spelled-out defaults and the age of the file do not change it. It is versioned
-//!   ([`identity`]) and pinned by a golden test, so that a new plinth takes over what the last one runs.
+//!   else: comments, key order, spelled-out defaults and the age of the file do not change it. For a pod from a URL it
+//!   is one of the pod and the URL alone, the same on every node. It is versioned ([`identity`]) and pinned by a golden
+//!   test, so that a new plinth takes over what the last one runs.
 //! - A [`StaticPod`] has all API defaults filled in and contains nothing that the agent would silently ignore where
 //!   that changes the meaning: such manifests are refused with a reason.
 //!
@@ -17,14 +18,14 @@ pub(super) use refuse::is_below;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use crate::yaml;
+use crate::yaml::{self, YamlError};
 
 /// Annotation: pods that must answer their readiness handler before this one is first started, comma separated.
 pub const AFTER: &str = "plinth.dev/after";
@@ -33,7 +34,7 @@ pub const AFTER: &str = "plinth.dev/after";
 pub const USES: &str = "plinth.dev/uses";
 /// Annotation: the configuration hash, equal to the UID of the pod.
 pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
-/// Annotation: which kind of source the pod comes from; always `file` so far.
+/// Annotation: which kind of source the pod comes from, `file` or `http`.
 pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 /// Annotation: when this agent first saw the pod. Added where a pod is published, it is no part of the identity.
 pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
@@ -41,14 +42,86 @@ pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
 /// How long a pod without start-up and liveness probe may take until it answers.
 pub const DEFAULT_BUDGET: Duration = Duration::from_mins(5);
 
+/// Where a manifest was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin<'a> {
+    /// In the file of this absolute path.
+    File(&'a Path),
+    /// At this URL, without credentials and query: renewing a signature makes no other pod of it.
+    Url(&'a str),
+}
+
+impl<'a> From<&'a Path> for Origin<'a> {
+    fn from(path: &'a Path) -> Self {
+        Self::File(path)
+    }
+}
+
+impl<'a> From<&'a PathBuf> for Origin<'a> {
+    fn from(path: &'a PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+impl<'a> Origin<'a> {
+    /// The origin whose text this is: that of a file begins with `/`.
+    pub fn of(text: &'a str) -> Self {
+        if text.starts_with('/') { Self::File(Path::new(text)) } else { Self::Url(text) }
+    }
+
+    /// What kind of source has it.
+    pub fn source(self) -> SourceKind {
+        match self {
+            Self::File(_) => SourceKind::File,
+            Self::Url(_) => SourceKind::Http,
+        }
+    }
+}
+
+impl fmt::Display for Origin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Url(url) => f.write_str(url),
+        }
+    }
+}
+
+/// A kind of source. Of two pods with one name, that of the lesser kind runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SourceKind {
+    /// A directory, or one file.
+    File,
+    /// A URL.
+    Http,
+}
+
+impl SourceKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::File, Self::Http];
+
+    /// As `kubernetes.io/config.source` has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Http => "http",
+        }
+    }
+
+    /// The kind that [`SourceKind::as_str`] calls so.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
 /// Why a manifest is not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PodError {
     /// It is neither YAML nor JSON, or a value has the wrong type.
-    #[error("cannot be parsed as a Pod: {0}")]
+    #[error("cannot be parsed as a Pod: {}", in_one_line(.0))]
     Parse(String),
     /// It is another kind of object.
-    #[error("is a {kind} ({api_version}); only Pods (v1) are run here")]
+    #[error("is a {} ({}); only Pods (v1) are run here", in_one_line(.kind), in_one_line(.api_version))]
     Kind {
         /// `kind` of the object.
         kind: String,
@@ -59,8 +132,48 @@ pub enum PodError {
     #[error("has no metadata.name")]
     NoName,
     /// It is a Pod that cannot be run as it is written; every reason.
-    #[error("{}", .0.join("; "))]
+    #[error("{}", in_one_line(&.0.join("; ")))]
     Refused(Vec<String>),
+    /// One pod of a list cannot be run, and so none is.
+    #[error("items[{index}]{} {reason}", name.as_ref().map_or_else(String::new, |name| format!(" ({})", in_one_line(name))))]
+    Item {
+        /// Its place, counted from 0.
+        index: usize,
+        /// Its `metadata.name`, if it has one.
+        name: Option<String>,
+        /// What is wrong with it.
+        reason: Box<Self>,
+    },
+}
+
+/// Longest text of a manifest's author in a message of ours.
+const LONGEST: usize = 600;
+/// As many unknown fields are named, each in a warning of its own.
+const MOST_UNKNOWN: usize = 20;
+
+/// `text` without what would break a line of a log or a table, and cut if it is very long.
+fn in_one_line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars() {
+        if line.len() >= LONGEST {
+            line.push('…');
+            break;
+        }
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+/// What is wrong with the text of a manifest, and where.
+fn said(error: &YamlError) -> String {
+    match error.line() {
+        Some(line) => format!("line {line}: {}", error.reason()),
+        None => error.reason().to_owned(),
+    }
 }
 
 /// What a pod is known by: two pods of one key never run at the same time.
@@ -87,8 +200,10 @@ pub struct StaticPod {
     pub uid: String,
     /// Hash of everything that matters, 32 hexadecimal digits; containers carry it as `plinth.dev/spec-hash`.
     pub hash: String,
-    /// Absolute path of the file.
+    /// Absolute path of the file, or the URL without credentials and query.
     pub origin: String,
+    /// What kind of source it comes from.
+    pub source: SourceKind,
     /// Metadata with name, namespace, UID and annotations filled in.
     pub metadata: ObjectMeta,
     /// Spec with defaults filled in.
@@ -104,45 +219,54 @@ pub struct StaticPod {
 }
 
 impl StaticPod {
-    /// Reads the manifest `text` of the file `origin` for the node `node`.
-    pub fn read(text: &str, origin: &Path, node: &str) -> Result<Self, PodError> {
-        let mut tree: Value = yaml::manifest(text.as_bytes()).map_err(|error| PodError::Parse(error.to_string()))?;
-        let kind = string(&tree, "kind");
-        let api_version = string(&tree, "apiVersion");
-        let mut warnings = Vec::new();
-        // Some published examples write the key with a capital; the kubelet's decoder does not mind.
-        for (wrong, right) in [("Kind", "kind"), ("ApiVersion", "apiVersion")] {
-            if let Some(object) = tree.as_object_mut()
-                && !object.contains_key(right)
-                && let Some(value) = object.remove(wrong)
-            {
-                warnings.push(format!("the key `{wrong}` is read as `{right}`"));
-                object.insert(right.to_owned(), value);
-            }
+    /// Reads the manifest `text` of `origin` for the node `node`.
+    pub fn read<'a>(text: &str, origin: impl Into<Origin<'a>>, node: &str) -> Result<Self, PodError> {
+        let object = Object::read(text)?;
+        object.expect("Pod")?;
+        Self::from_object(object, Some(text), origin.into(), node)
+    }
+
+    /// Reads what a URL answers: a Pod, or a `PodList`, of which either all pods are good or none counts.
+    pub fn read_all(text: &str, origin: Origin<'_>, node: &str) -> Result<Vec<Self>, PodError> {
+        let mut object = Object::read(text)?;
+        if object.kind != "PodList" {
+            object.expect("Pod")?;
+            return Ok(vec![Self::from_object(object, Some(text), origin, node)?]);
         }
-        let kind = if kind.is_empty() { string(&tree, "kind") } else { kind };
-        let api_version = if api_version.is_empty() { string(&tree, "apiVersion") } else { api_version };
-        if kind.is_empty() {
-            return Err(PodError::Parse("it has no `kind`".to_owned()));
-        }
-        if (kind.as_str(), api_version.as_str()) != ("Pod", "v1") {
-            return Err(PodError::Kind { kind, api_version });
-        }
+        object.expect("PodList")?;
+        let items = match object.tree.get_mut("items").map(Value::take) {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::Array(items)) => items,
+            Some(_) => return Err(PodError::Parse("`items` is no list".to_owned())),
+        };
+        let read = |(index, tree): (usize, Value)| {
+            let name = tree.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
+            Object::item(tree)
+                .and_then(|object| Self::from_object(object, None, origin, node))
+                .map_err(|reason| PodError::Item { index, name, reason: Box::new(reason) })
+        };
+        items.into_iter().enumerate().map(read).collect()
+    }
+
+    /// `text` is what `object` was read from; an item of a list has none of its own.
+    fn from_object(object: Object, text: Option<&str>, origin: Origin<'_>, node: &str) -> Result<Self, PodError> {
+        let Object { mut tree, mut warnings, .. } = object;
+        let manifest = text.map_or_else(|| tree.to_string(), str::to_owned);
         quantities_to_strings(&mut tree);
         let pod: Pod = serde_json::from_value(tree.clone()).map_err(|error| {
             // Once more from the text, for an error that names the line.
-            let placed = yaml::manifest::<Pod>(text.as_bytes()).err().map(|error| error.to_string());
-            PodError::Parse(placed.unwrap_or_else(|| error.to_string()))
+            let placed = text.and_then(|text| yaml::manifest::<Pod>(text.as_bytes()).err());
+            PodError::Parse(placed.map_or_else(|| error.to_string(), |error| said(&error)))
         })?;
         warnings.extend(unknown_fields(&tree, &serde_json::to_value(&pod).unwrap_or_default()));
         let mut pod = Self::from_pod(pod, origin, node)?;
         warnings.append(&mut pod.warnings);
         pod.warnings = warnings;
-        text.clone_into(&mut pod.manifest);
+        pod.manifest = manifest;
         Ok(pod)
     }
 
-    fn from_pod(pod: Pod, origin: &Path, node: &str) -> Result<Self, PodError> {
+    fn from_pod(pod: Pod, origin: Origin<'_>, node: &str) -> Result<Self, PodError> {
         let mut metadata = pod.metadata;
         let mut spec = pod.spec.unwrap_or_default();
         let name = metadata.name.clone().filter(|name| !name.is_empty()).ok_or(PodError::NoName)?;
@@ -150,22 +274,35 @@ impl StaticPod {
             metadata.namespace.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned());
         let suffix = node.to_lowercase();
         let key = PodKey { name: format!("{name}-{suffix}"), namespace };
-        let origin = origin.display().to_string();
-
-        defaults::fill(&mut spec);
-        spec.node_name = Some(node.to_owned());
-        spec.tolerations.get_or_insert_default().push(Toleration {
-            effect: Some("NoExecute".to_owned()),
-            operator: Some("Exists".to_owned()),
-            ..Toleration::default()
-        });
-        metadata.name = Some(key.name.clone());
-        metadata.namespace = Some(key.namespace.clone());
+        let source = origin.source();
 
         let mut warnings = Vec::new();
+        // It is also what a pod has that says nothing.
+        let wants_cluster_dns = match spec.dns_policy.as_deref() {
+            Some("ClusterFirst") => spec.host_network != Some(true),
+            policy => policy == Some("ClusterFirstWithHostNet"),
+        };
+        if wants_cluster_dns {
+            warnings.push("spec.dnsPolicy: there is no cluster DNS for static pods; it is the node's".to_owned());
+        }
+        defaults::fill(&mut spec);
+        metadata.namespace = Some(key.namespace.clone());
+        // Overwritten anyway, and what a URL answers is to be the same pod on every node.
+        spec.node_name = None;
+        let everywhere = (source == SourceKind::Http).then(|| identity::hash(&metadata, &spec, origin));
+        spec.node_name = Some(node.to_owned());
+        if source == SourceKind::File {
+            spec.tolerations.get_or_insert_default().push(Toleration {
+                effect: Some("NoExecute".to_owned()),
+                operator: Some("Exists".to_owned()),
+                ..Toleration::default()
+            });
+        }
+        metadata.name = Some(key.name.clone());
+
         refuse::check(&key, &metadata, &spec, &mut warnings).map_err(PodError::Refused)?;
 
-        let hash = identity::hash(&metadata, &spec, node, &origin);
+        let hash = everywhere.unwrap_or_else(|| identity::hash(&metadata, &spec, origin));
         let uid = metadata.uid.clone().filter(|uid| !uid.is_empty()).unwrap_or_else(|| hash.clone());
         let named = |annotation: &str| -> Vec<PodKey> {
             let names = metadata.annotations.as_ref().and_then(|annotations| annotations.get(annotation));
@@ -181,8 +318,9 @@ impl StaticPod {
         metadata.uid = Some(uid.clone());
         let annotations = metadata.annotations.get_or_insert_default();
         annotations.insert(CONFIG_HASH.to_owned(), uid.clone());
-        annotations.insert(CONFIG_SOURCE.to_owned(), "file".to_owned());
-        Ok(Self { key, uid, hash, origin, metadata, spec, after, uses, warnings, manifest: String::new() })
+        annotations.insert(CONFIG_SOURCE.to_owned(), source.as_str().to_owned());
+        let (origin, manifest) = (origin.to_string(), String::new());
+        Ok(Self { key, uid, hash, origin, source, metadata, spec, after, uses, warnings, manifest })
     }
 
     /// The regular containers.
@@ -258,8 +396,13 @@ impl StaticPod {
             .iter()
             .filter_map(|container| container.startup_probe.as_ref().or(container.liveness_probe.as_ref()))
             .map(|probe| {
-                let whole = probe.initial_delay_seconds.unwrap_or(0)
-                    + probe.period_seconds.unwrap_or(10) * probe.failure_threshold.unwrap_or(3);
+                let [delay, period, failures] = [
+                    probe.initial_delay_seconds.unwrap_or(0),
+                    probe.period_seconds.unwrap_or(10),
+                    probe.failure_threshold.unwrap_or(3),
+                ]
+                .map(i64::from);
+                let whole = delay + period * failures;
                 Duration::from_secs(u64::try_from(whole).unwrap_or(0))
             })
             .max()
@@ -307,8 +450,60 @@ pub(super) fn grace(seconds: Option<i64>) -> Duration {
     Duration::from_secs(u64::try_from(seconds.unwrap_or(30)).unwrap_or(0)).max(LEAST_GRACE)
 }
 
-fn string(tree: &Value, key: &str) -> String {
-    tree.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+/// A manifest of which only the kind is known.
+struct Object {
+    tree: Value,
+    kind: String,
+    api_version: String,
+    warnings: Vec<String>,
+}
+
+impl Object {
+    fn read(text: &str) -> Result<Self, PodError> {
+        let tree = yaml::manifest(text.as_bytes()).map_err(|error| PodError::Parse(said(&error)))?;
+        Self::of(tree)
+    }
+
+    fn of(mut tree: Value) -> Result<Self, PodError> {
+        let mut warnings = Vec::new();
+        // Go's decoder, which looks for these two keys, ignores case, and some published examples rely on it.
+        for right in ["kind", "apiVersion"] {
+            if let Some(object) = tree.as_object_mut()
+                && !object.contains_key(right)
+                && let Some(wrong) = object.keys().find(|key| key.eq_ignore_ascii_case(right)).cloned()
+                && let Some(value) = object.remove(&wrong)
+            {
+                warnings.push(format!("the key `{wrong}` is read as `{right}`"));
+                object.insert(right.to_owned(), value);
+            }
+        }
+        let text = |key: &str| tree.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (kind, api_version) = (text("kind"), text("apiVersion"));
+        if kind.is_empty() {
+            return Err(PodError::Parse("it has no `kind`".to_owned()));
+        }
+        Ok(Self { tree, kind, api_version, warnings })
+    }
+
+    /// An item of a list: its kind goes without saying.
+    fn item(mut tree: Value) -> Result<Self, PodError> {
+        let Some(object) = tree.as_object_mut() else {
+            return Err(PodError::Parse("it is no object".to_owned()));
+        };
+        object.entry("kind").or_insert("Pod".into());
+        object.entry("apiVersion").or_insert("v1".into());
+        let object = Self::of(tree)?;
+        object.expect("Pod")?;
+        Ok(object)
+    }
+
+    /// Refuses everything but a `kind` of `v1`.
+    fn expect(&self, kind: &str) -> Result<(), PodError> {
+        if (self.kind.as_str(), self.api_version.as_str()) == (kind, "v1") {
+            return Ok(());
+        }
+        Err(PodError::Kind { kind: self.kind.clone(), api_version: self.api_version.clone() })
+    }
 }
 
 /// Quantities may be written as numbers (`cpu: 1`); the typed object has strings only.
@@ -350,7 +545,7 @@ fn unknown_fields(written: &Value, read: &Value) -> Vec<String> {
                     match read.get(key) {
                         Some(read) => walk(&path, value, read, found),
                         None if value.is_null() || key == "status" => {}
-                        None => found.push(format!("unknown field `{path}` is ignored")),
+                        None => found.push(format!("unknown field `{}` is ignored", in_one_line(&path))),
                     }
                 }
             }
@@ -364,6 +559,11 @@ fn unknown_fields(written: &Value, read: &Value) -> Vec<String> {
     }
     let mut found = Vec::new();
     walk("", written, read, &mut found);
+    if found.len() > MOST_UNKNOWN {
+        let more = found.len() - MOST_UNKNOWN;
+        found.truncate(MOST_UNKNOWN);
+        found.push(format!("{more} more unknown fields are ignored"));
+    }
     found
 }
 
@@ -421,6 +621,9 @@ pub fn resolve_order<'a>(pods: impl IntoIterator<Item = &'a StaticPod>) -> BTree
         })
         .collect()
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 pub(crate) mod tests {

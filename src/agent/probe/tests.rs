@@ -111,14 +111,68 @@ async fn a_request_looks_like_the_kubelets_and_every_probe_has_its_own_connectio
     let requests = requests.await.unwrap();
     let first = requests[0].to_lowercase();
     assert!(first.starts_with("get /livez?x=1 http/1.1"), "{first}");
-    assert!(first.contains("user-agent: kube-probe/") && first.contains("x-a: b"), "{first}");
+    assert!(first.contains("user-agent: kube-probe/1.37\r\n") && first.contains("x-a: b\r\n"), "{first}");
+    assert!(first.contains("accept: */*\r\n") && first.contains("connection: close\r\n"), "{first}");
+}
+
+#[tokio::test]
+async fn headers_of_the_probe_take_the_place_of_the_usual_ones() {
+    let (port, requests) = server(vec![OK]).await;
+    let headers = "[{name: Host, value: web.example}, {name: User-Agent, value: me}, {name: X-A, value: '1'}, {name: X-A, value: '2'}]";
+    assert_eq!(ask(&format!("{{httpGet: {{port: {port}, httpHeaders: {headers}}}}}")).await, Outcome::Success);
+    let request = requests.await.unwrap()[0].to_lowercase();
+    for (name, values) in [("host", vec!["web.example"]), ("user-agent", vec!["me"]), ("x-a", vec!["1", "2"])] {
+        let start = format!("{name}: ");
+        assert_eq!(
+            request.lines().filter_map(|line| line.strip_prefix(&start)).collect::<Vec<_>>(),
+            values,
+            "{request}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn https_is_taken_from_anybody() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let prober = prober(); // the TLS provider with it
+    let issued = rcgen::generate_simple_self_signed(["elsewhere.example".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+    let config =
+        rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![issued.cert.der().clone()], key);
+    let server = tokio::task::spawn_blocking(move || {
+        use std::io::{Read as _, Write as _};
+        let listener = listener.into_std().unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut connection = rustls::ServerConnection::new(Arc::new(config.unwrap())).unwrap();
+        let mut tls = rustls::Stream::new(&mut connection, &mut stream);
+        let mut request = [0; 4096];
+        assert!(tls.read(&mut request).unwrap() > 0);
+        tls.write_all(OK.as_bytes()).unwrap();
+    });
+    let probe = probe(&format!("{{httpGet: {{port: {port}, scheme: HTTPS}}, timeoutSeconds: 30}}"));
+    assert_eq!(prober.ask(&probe, &Container::default(), &target()).await, Outcome::Success);
+    server.await.unwrap();
+}
+
+#[test]
+fn an_exec_probe_knows_the_plain_variables_of_its_container() {
+    let container: Container = serde_json::from_value(serde_json::json!({"name": "c", "env": [
+        {"name": "A", "value": "1"}, {"name": "B", "value": "$(A)2"},
+        {"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ]}))
+    .unwrap();
+    let exec = ExecAction { command: Some(vec!["$(B)".into(), "$$(A)".into(), "$(N)".into()]) };
+    assert_eq!(command(&exec, &container), ["12", "$(A)", "$(N)"]);
 }
 
 #[tokio::test]
 async fn a_redirect_elsewhere_is_a_success_and_one_without_end_a_failure() {
     let (port, _) =
         server(vec!["HTTP/1.1 302 Found\r\nLocation: http://other.invalid/\r\nContent-Length: 0\r\n\r\n"]).await;
-    assert_eq!(ask(&format!("{{httpGet: {{port: {port}}}}}")).await, Outcome::Success);
+    let Outcome::Warning(why) = ask(&format!("{{httpGet: {{port: {port}}}}}")).await else { panic!("no warning") };
+    assert!(why.ends_with("302: not followed to http://other.invalid/"), "{why}");
     let again = "HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     let (port, _) = server(vec![again; 20]).await;
     assert!(matches!(ask(&format!("{{httpGet: {{port: {port}}}}}")).await, Outcome::Failure(_)));

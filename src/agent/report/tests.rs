@@ -79,9 +79,11 @@ fn node() -> Node {
     Node {
         name: "node".into(),
         address: "192.0.2.2".parse().unwrap(),
+        storage: 1 << 30,
+        apparmor: false,
         memory: 1,
         cpus: 1,
-        dns: crate::runtime::Dns::default(),
+        dns: crate::agent::host::Dns::default(),
         may_protect_from_oom: true,
     }
 }
@@ -99,6 +101,14 @@ fn a_pod_that_is_well_says_nothing() {
     assert!(summary.ready);
     assert_eq!((summary.phase.as_str(), summary.message), ("Running", None));
     assert_eq!(summary.containers[0].pid, Some(42));
+}
+
+#[test]
+fn a_container_that_starts_again_leaves_its_pod_running() {
+    let phase = |states: &[(u32, State)]| summary(&snapshot(states), at(2)).phase;
+    let created = State::Created { error: None };
+    assert_eq!(phase(&[(0, created.clone())]), "Pending");
+    assert_eq!(phase(&[(0, ended(1)), (1, created)]), "Running");
 }
 
 #[test]

@@ -6,38 +6,38 @@
 //! - A file that no longer parses keeps its pod running with the last good manifest, also over a restart of the
 //!   agent; a directory that is missing or cannot be read keeps all of them; an existing empty one stops them.
 //!   (A kubelet stops the pods in all three cases.)
+//! - A path that was a single file stops its pod when the file is removed.
 //! - Of two files with one pod name the first in order wins and the other is rejected. (With a kubelet they flap.)
 //!
 //! # Assumptions
-//! Events are a hint only: the directory is read completely every 20 s, and then watched anew if it was replaced.
+//! Events are a hint only: the directory is read completely every 20 s, and then watched anew if it was replaced. That
+//! is also when edits of what symbolic links lead to are seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::Published;
-use crate::agent::pod::{PodKey, StaticPod};
+use super::memory::{Remembered, recall};
+use super::{Published, same_name};
+use crate::agent::pod::{PodKey, SourceKind, StaticPod};
 use crate::agent::status::Rejection;
 use crate::clock::Clock;
-use crate::fsx::{self, FsError};
 use crate::yaml;
 
 /// How long events that do not end a write are collected.
 const COALESCE: Duration = Duration::from_millis(100);
 /// How soon a directory that is away is looked for again.
 const AWAY: Duration = Duration::from_secs(1);
-/// Name of the file in a pod's directory that holds its manifest.
-const REMEMBERED: &str = "manifest.json";
 
 /// Settings of a file source.
 #[derive(Debug, Clone)]
@@ -54,47 +54,6 @@ pub struct FileSource {
     pub events: bool,
 }
 
-/// A manifest as it is kept in the pod's directory for as long as the pod exists.
-#[derive(Debug, Serialize, Deserialize)]
-struct Remembered {
-    origin: String,
-    manifest: String,
-}
-
-/// Whether a manifest of this pod is kept.
-pub fn is_remembered(pods: &Path, pod: &StaticPod) -> bool {
-    pods.join(&pod.uid).join(REMEMBERED).exists()
-}
-
-/// Keeps the manifest of `pod`, so that the next agent knows it even if the file is broken by then. 0600: manifests
-/// may hold secrets in their environment.
-pub fn remember(pods: &Path, pod: &StaticPod) -> Result<(), FsError> {
-    let directory = pods.join(&pod.uid);
-    fsx::create_directories(&directory, 0o750)?;
-    let remembered = Remembered { origin: pod.origin.clone(), manifest: pod.manifest.clone() };
-    let text = serde_json::to_vec(&remembered)
-        .map_err(|error| FsError::of("encode the manifest for", &directory)(error.into()))?;
-    fsx::write_if_changed(&directory.join(REMEMBERED), &text, 0o600).map(drop)
-}
-
-/// The pod whose manifest [`remember`] kept in the directory of `uid`, if that can still be read.
-pub fn recall_pod(pods: &Path, uid: &str, node: &str) -> Option<StaticPod> {
-    let text = fs::read_to_string(pods.join(uid).join(REMEMBERED)).ok()?;
-    let remembered: Remembered = serde_json::from_str(&text).ok()?;
-    StaticPod::read(&remembered.manifest, Path::new(&remembered.origin), node).ok()
-}
-
-fn recall(pods: &Path) -> BTreeMap<PathBuf, String> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(pods).into_iter().flatten().flatten() {
-        let text = fs::read_to_string(entry.path().join(REMEMBERED)).unwrap_or_default();
-        if let Ok(remembered) = serde_json::from_str::<Remembered>(&text) {
-            found.insert(PathBuf::from(remembered.origin), remembered.manifest);
-        }
-    }
-    found
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hint {
     /// A file is complete: it was closed after writing, or renamed into place.
@@ -104,6 +63,11 @@ enum Hint {
 }
 
 impl FileSource {
+    /// What is known of it before it has been read.
+    pub fn unread(&self) -> Published {
+        Published::unread(SourceKind::File, self.path.display().to_string())
+    }
+
     /// Publishes complete sets to `publish` until its receiver is gone.
     pub async fn run(self, clock: Clock, publish: mpsc::UnboundedSender<Published>) {
         let (hints, mut events) = mpsc::unbounded_channel();
@@ -137,7 +101,15 @@ impl FileSource {
 /// The watch on a directory, renewed when the directory behind the path is another one.
 struct DirectoryWatch {
     hints: mpsc::UnboundedSender<Hint>,
-    armed: Option<(RecommendedWatcher, (u64, u64))>,
+    armed: Option<Armed>,
+}
+
+struct Armed {
+    /// Dropping it ends the watch.
+    _watcher: RecommendedWatcher,
+    identity: (u64, u64),
+    /// The directory was removed or renamed. Another one may have its inode number by now.
+    stale: Arc<AtomicBool>,
 }
 
 impl DirectoryWatch {
@@ -151,12 +123,18 @@ impl DirectoryWatch {
             self.armed = None;
             return;
         };
-        if self.armed.as_ref().is_some_and(|(_, armed)| *armed == identity) {
+        let lives = |armed: &Armed| armed.identity == identity && !armed.stale.load(Ordering::Acquire);
+        if self.armed.as_ref().is_some_and(lives) {
             return;
         }
-        let hints = self.hints.clone();
+        let (hints, itself) = (self.hints.clone(), directory.to_path_buf());
+        let stale = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&stale);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if let Some(hint) = hint(&event) {
+            if is_end(&event, &itself) {
+                ended.store(true, Ordering::Release);
+            }
+            if let Some(hint) = hint(&event, &itself) {
                 // The source is gone when this fails, and nobody wants hints any more.
                 let _ = hints.send(hint);
             }
@@ -166,7 +144,7 @@ impl DirectoryWatch {
             Ok(watcher)
         });
         self.armed = match watcher {
-            Ok(watcher) => Some((watcher, identity)),
+            Ok(watcher) => Some(Armed { _watcher: watcher, identity, stale }),
             Err(error) => {
                 tracing::warn!(path = %directory.display(), %error, "cannot watch for changes; reading periodically");
                 None
@@ -175,9 +153,18 @@ impl DirectoryWatch {
     }
 }
 
-fn hint(event: &notify::Result<notify::Event>) -> Option<Hint> {
+/// Whether the watched directory itself was removed or renamed.
+fn is_end(event: &notify::Result<notify::Event>, directory: &Path) -> bool {
+    let Ok(event) = event else { return false };
+    matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)))
+        && event.paths.iter().any(|path| path == directory)
+}
+
+fn hint(event: &notify::Result<notify::Event>, directory: &Path) -> Option<Hint> {
     let Ok(event) = event else { return Some(Hint::Soon) };
-    let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let hidden = |path: &PathBuf| {
+        path != directory && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+    };
     if !event.paths.is_empty() && event.paths.iter().all(hidden) {
         return None;
     }
@@ -196,8 +183,12 @@ struct Reader {
     source: FileSource,
     /// By file: the text last read and what came of it.
     files: BTreeMap<PathBuf, File>,
-    /// Manifests of an earlier agent, used for files that do not parse now.
-    recalled: BTreeMap<PathBuf, String>,
+    /// Manifests of an earlier agent, used for files that cannot be read or do not parse now.
+    recalled: BTreeMap<PathBuf, Remembered>,
+    /// It has been read since the start.
+    complete: bool,
+    /// When it was last there the path was a file.
+    single: bool,
 }
 
 #[derive(Clone, Default)]
@@ -209,32 +200,43 @@ struct File {
 
 impl Reader {
     fn new(source: FileSource) -> Self {
-        let recalled = recall(&source.pods);
-        Self { source, files: BTreeMap::new(), recalled }
+        let recalled = recall(&source.pods).into_iter();
+        let recalled: BTreeMap<_, _> =
+            recalled.map(|remembered| (PathBuf::from(&remembered.origin), remembered)).collect();
+        let single = recalled.contains_key(&source.path);
+        Self { source, files: BTreeMap::new(), recalled, complete: false, single }
     }
 
     fn read(&mut self, now: jiff::Timestamp) -> Published {
-        let mut published =
-            Published { location: self.source.path.display().to_string(), read_at: Some(now), ..Published::default() };
+        let mut published = self.source.unread();
         match list(&self.source.path) {
             Ok(paths) => {
+                self.complete = true;
+                self.single = paths.contains(&self.source.path);
+                published.read_at = Some(now);
                 self.files.retain(|path, _| paths.contains(path));
                 for path in paths {
                     self.read_file(path);
                 }
             }
+            Err(error) if self.was_removed(&error) => {
+                self.complete = true;
+                self.files.clear();
+                published.problem = Some("the file was removed, and so its pod is".to_owned());
+            }
             Err(error) => {
-                published.problem = Some(format!("cannot read {}: {error}; its pods go on", published.location));
-                published.read_at = None;
-                for (path, text) in std::mem::take(&mut self.recalled) {
-                    let below = path.parent() == Some(&self.source.path) || path == self.source.path;
-                    if below && !self.files.contains_key(&path) {
-                        let good = StaticPod::read(&text, &path, &self.source.node).ok().map(Arc::new);
-                        self.files.insert(path, File { text, good, reason: None });
+                published.problem = Some(format!("cannot be read: {error}; its pods go on"));
+                for (path, remembered) in &self.recalled {
+                    let below = path.parent() == Some(&self.source.path) || *path == self.source.path;
+                    if below && !self.complete && !self.files.contains_key(path) {
+                        let good = remembered.pod(&self.source.node).map(Arc::new);
+                        let text = remembered.manifest.clone();
+                        self.files.insert(path.clone(), File { text, good, reason: None });
                     }
                 }
             }
         }
+        published.complete = self.complete;
         let mut names: BTreeMap<PodKey, &Path> = BTreeMap::new();
         for (path, file) in &self.files {
             let mut reject = |reason: String| {
@@ -246,7 +248,7 @@ impl Reader {
             }
             let Some(pod) = &file.good else { continue };
             if let Some(first) = names.get(&pod.key) {
-                reject(format!("has the same pod name ({}) as {}", pod.key, first.display()));
+                reject(same_name(&pod.key, &first.display().to_string()));
             } else {
                 names.insert(pod.key.clone(), path);
                 published.pods.push(Arc::clone(pod));
@@ -255,30 +257,36 @@ impl Reader {
         published
     }
 
+    /// Whether somebody removed the single file, and nothing else. A directory that is missing may just not be mounted.
+    fn was_removed(&self, error: &io::Error) -> bool {
+        let parent = self.source.path.parent();
+        self.single && error.kind() == io::ErrorKind::NotFound && parent.is_some_and(Path::is_dir)
+    }
+
     fn read_file(&mut self, path: PathBuf) {
         let previous = self.files.remove(&path);
-        let text = match read_limited(&path) {
-            Ok(text) => text,
-            Err(reason) => {
-                let file = File { reason: Some(reason), ..previous.unwrap_or_default() };
-                self.files.insert(path, file);
-                return;
-            }
-        };
-        if let Some(previous) = previous.clone().filter(|previous| previous.text == text && !previous.text.is_empty()) {
+        let text = read_limited(&path);
+        if let (Ok(text), Some(previous)) = (&text, &previous)
+            && previous.text == *text
+            && !text.is_empty()
+        {
             // A reading error in between is over.
-            let reason = previous.reason.filter(|_| previous.good.as_ref().is_none_or(|pod| pod.manifest != text));
-            self.files.insert(path, File { reason, ..previous });
+            let reason = previous.reason.clone();
+            let reason = reason.filter(|_| previous.good.as_ref().is_none_or(|pod| pod.manifest != *text));
+            self.files.insert(path, File { reason, ..previous.clone() });
             return;
         }
-        let file = match StaticPod::read(&text, &path, &self.source.node) {
-            Ok(pod) => File { text, good: Some(Arc::new(pod)), reason: None },
-            Err(error) => {
-                let good = previous.and_then(|previous| previous.good).or_else(|| {
-                    let recalled = self.recalled.get(&path)?;
-                    StaticPod::read(recalled, &path, &self.source.node).ok().map(Arc::new)
-                });
-                File { text, good, reason: Some(error.to_string()) }
+        let read = text
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|text| StaticPod::read(text, &path, &self.source.node).map_err(|error| error.to_string()));
+        let file = match read {
+            Ok(pod) => File { text: pod.manifest.clone(), good: Some(Arc::new(pod)), reason: None },
+            Err(reason) => {
+                let previous = previous.unwrap_or_default();
+                let recalled = || Some(Arc::new(self.recalled.get(&path)?.pod(&self.source.node)?));
+                let good = previous.good.or_else(recalled);
+                File { text: text.unwrap_or(previous.text), good, reason: Some(reason) }
             }
         };
         self.files.insert(path, file);
@@ -294,8 +302,13 @@ fn list(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
     for entry in fs::read_dir(path)? {
         let path = entry?.path();
         let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        // Sockets, pipes and devices would block or make no sense; a link that leads nowhere is no file.
-        if !hidden && fs::metadata(&path).is_ok_and(|meta| meta.is_file()) {
+        let counts = match fs::metadata(&path) {
+            // Sockets, pipes and devices would block or make no sense.
+            Ok(meta) => meta.is_file(),
+            // A link that leads nowhere is no file; any other error is said of the file.
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        if !hidden && counts {
             paths.insert(path);
         }
     }
@@ -303,13 +316,14 @@ fn list(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
 }
 
 fn read_limited(path: &Path) -> Result<String, String> {
-    let size = fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?.len();
-    if size > yaml::MAX_MANIFEST_BYTES as u64 {
-        return Err(format!("is larger than 10 MiB ({size} bytes)"));
+    let failed = |error: io::Error| format!("cannot be read: {error}");
+    let mut bytes = Vec::new();
+    let limit = yaml::MAX_MANIFEST_BYTES as u64;
+    fs::File::open(path).map_err(failed)?.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limit {
+        return Err("is larger than 10 MiB".to_owned());
     }
-    let bytes = fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
-    Ok(text)
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())
 }
 
 #[cfg(test)]

@@ -547,6 +547,23 @@ fn a_pod_whose_sandbox_died_is_rebuilt_with_its_init_containers() {
 }
 
 #[test]
+fn a_pod_whose_sandbox_was_removed_is_rebuilt_as_well() {
+    let mut world = World::new();
+    let pod = two("");
+    world.settle(Some(&pod));
+    for init in ["i1/0", "i2/0"] {
+        world.crash(init, 0);
+        world.settle(Some(&pod));
+    }
+    let sandbox = world.id("POD/0");
+    world.containers.remove(&sandbox);
+    let done = world.settle(Some(&pod));
+    let expected =
+        ["stop a/0 30s", "stop b/0 30s", "remove i1/0", "remove i2/0", "create POD/0", "start POD/0", "create i1/0"];
+    assert_eq!(done[..7], expected);
+}
+
+#[test]
 fn after_a_boot_init_containers_run_again() {
     let mut world = World::new();
     let pod = web("initContainers: [{name: i, image: 'i:1'}]");

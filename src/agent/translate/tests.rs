@@ -1,14 +1,33 @@
 use super::super::pod::tests::pod;
 use super::*;
 
-fn node(may_protect_from_oom: bool) -> Node {
+pub(crate) fn node(may_protect_from_oom: bool) -> Node {
     Node {
         name: "Node-1".into(),
         address: "192.0.2.2".parse().unwrap(),
         memory: 24 << 30,
+        storage: 1 << 30,
         cpus: 2,
         dns: Dns { servers: vec!["10.0.0.1".into()], searches: vec!["lan".into()], options: vec!["ndots:1".into()] },
         may_protect_from_oom,
+        apparmor: true,
+    }
+}
+
+/// Nothing but the node.
+pub(crate) fn bare<'a>(node: &'a Node, paths: &'a BTreeMap<String, PathBuf>) -> Context<'a> {
+    Context {
+        agent_id: "agent",
+        node,
+        log_limits: LogLimits::default(),
+        sandbox: None,
+        pod_ip: None,
+        volumes: paths,
+        sub_paths: paths,
+        message_file: None,
+        lookup: None,
+        image_user: None,
+        seccomp: None,
     }
 }
 
@@ -19,14 +38,14 @@ fn translated(spec: &str, of: &str) -> Result<ContainerSpec, TranslateError> {
     let sandbox = pod.needs_sandbox().then_some("sandbox-id");
     let pod_ip = Some("172.17.0.2".parse().unwrap());
     let context = Context {
-        agent_id: "agent",
-        node: &node,
         sandbox,
         pod_ip,
         volumes: &volumes,
         sub_paths: &[("/sub".to_owned(), PathBuf::from("/host/v/part"))].into(),
         message_file: Some(Path::new("/pods/uid/containers/c/00000003")),
         image_user: Some("nobody"),
+        seccomp: Some("{}"),
+        ..bare(&node, &volumes)
     };
     container(&pod, &pod.containers()[0], 3, &context)
 }
@@ -89,16 +108,7 @@ fn a_sidecar_knows_its_place_and_is_as_safe_from_the_oom_killer_as_what_it_serve
         assert_eq!((of("s"), of("i")), (sidecar, 999), "{request}");
         let volumes = BTreeMap::new();
         let node = node(true);
-        let context = Context {
-            agent_id: "agent",
-            node: &node,
-            sandbox: Some("id"),
-            pod_ip: None,
-            volumes: &volumes,
-            sub_paths: &volumes,
-            message_file: None,
-            image_user: None,
-        };
+        let context = Context { sandbox: Some("id"), ..bare(&node, &volumes) };
         let place = |name: &str| {
             let spec = container(&pod, pod.container(name).unwrap(), 0, &context).unwrap();
             spec.labels.get(SIDECAR_LABEL).cloned()
@@ -122,16 +132,7 @@ fn a_sub_path_may_be_made_of_the_environment() {
         let pod = pod_of(HOST, &format!("{env}\n    volumeMounts: [{{name: v, mountPath: /sub, {mount}}}]"));
         let node = node(true);
         let empty = BTreeMap::new();
-        let context = Context {
-            agent_id: "agent",
-            node: &node,
-            sandbox: None,
-            pod_ip: None,
-            volumes: &empty,
-            sub_paths: &empty,
-            message_file: None,
-            image_user: None,
-        };
+        let context = bare(&node, &empty);
         sub_paths(&pod, &pod.containers()[0], &context).map(|mut found| found.remove("/sub"))
     };
     for (mount, expected) in [
@@ -178,7 +179,11 @@ fn fields_and_resources_can_be_referred_to() {
         ("metadata.labels['app']", "x"),
         ("spec.nodeName", "Node-1"),
         ("status.hostIP", "192.0.2.2"),
+        ("status.hostIPs", "192.0.2.2"),
         ("status.podIP", "172.17.0.2"),
+        ("status.podIPs", "172.17.0.2"),
+        ("metadata.annotations['nope']", ""),
+        ("spec.serviceAccountName", ""),
     ];
     for (path, value) in fields {
         let env = format!("env: [{{name: A, valueFrom: {{fieldRef: {{fieldPath: \"{path}\"}}}}}}]");
@@ -191,11 +196,15 @@ fn fields_and_resources_can_be_referred_to() {
         ("resource: requests.cpu", "2"),
         ("resource: requests.cpu, divisor: 1m", "1500"),
         ("resource: limits.cpu", "2"),
+        ("resource: requests.memory", "67108864"),
+        ("resource: limits.ephemeral-storage, divisor: 1Mi", "1024"),
     ] {
         let env = format!("{resources}\n    env: [{{name: A, valueFrom: {{resourceFieldRef: {{{reference}}}}}}}]");
         assert_eq!(spec(HOST, &env).env, [format!("A={value}")], "{reference}");
     }
-    let unknown = "env: [{name: A, valueFrom: {fieldRef: {fieldPath: spec.nope}}}]";
+    let unlimited = "env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.memory, divisor: 1Mi}}}]";
+    assert_eq!(spec(HOST, unlimited).env, [format!("A={}", (24 << 10) - 100)], "what the kubelet leaves for pods");
+    let unknown = "env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.nope}}}]";
     assert!(matches!(translated(HOST, unknown), Err(TranslateError::Reference { .. })));
 }
 
@@ -256,47 +265,127 @@ fn who_must_not_be_root_is_not_started_as_root() {
 
 #[test]
 fn others_join_a_sandbox_that_has_the_ports_the_name_and_the_addresses() {
-    let text = "shareProcessNamespace: true\n  hostAliases: [{ip: 10.0.0.9, hostnames: [a, b]}]\n  \
-                dnsPolicy: None\n  dnsConfig: {nameservers: [1.1.1.1], options: [{name: ndots, value: '5'}]}\n  \
+    let text = "shareProcessNamespace: true\n  \
                 securityContext: {sysctls: [{name: net/ipv4/tcp_syncookies, value: '1'}]}";
     let ports = "ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 81}]";
     let joined = spec(text, ports);
     assert_eq!(joined.network, "container:sandbox-id");
     assert_eq!((joined.ipc.as_str(), joined.pid.as_str()), ("container:sandbox-id", "container:sandbox-id"));
-    assert!(
-        joined.ports.is_empty() && joined.hostname.is_empty() && joined.dns.is_none() && joined.extra_hosts.is_empty()
-    );
+    assert!(joined.ports.is_empty() && joined.hostname.is_empty() && joined.sysctls.is_empty());
 
     let node = node(true);
     let volumes = BTreeMap::new();
-    let context = Context {
-        agent_id: "agent",
-        node: &node,
-        sandbox: None,
-        pod_ip: None,
-        volumes: &volumes,
-        sub_paths: &volumes,
-        message_file: None,
-        image_user: None,
-    };
+    let context = bare(&node, &volumes);
     let sandbox = sandbox(&pod_of(text, ports), "pause:1", 0, &context).unwrap();
     assert!(sandbox.name.starts_with("k8s_POD_web-node-1_default_"));
     assert_eq!((sandbox.network.as_str(), sandbox.ipc.as_str()), ("default", "shareable"));
     assert_eq!(sandbox.hostname, "web-node-1");
-    assert_eq!(sandbox.extra_hosts, ["a:10.0.0.9", "b:10.0.0.9"]);
     assert_eq!(sandbox.sysctls["net.ipv4.tcp_syncookies"], "1");
     assert_eq!(sandbox.ports.len(), 1, "only what has a hostPort");
     assert_eq!((sandbox.ports[0].host_port, sandbox.ports[0].protocol.as_str()), (8080, "tcp"));
-    let dns = sandbox.dns.unwrap();
-    assert_eq!((dns.servers, dns.options), (vec!["1.1.1.1".to_owned()], vec!["ndots:5".to_owned()]));
     assert_eq!(sandbox.oom_score_adj, Some(-998));
 }
 
 #[test]
-fn dns_settings_are_added_to_the_hosts() {
-    let dns = spec("hostNetwork: true\n  dnsConfig: {nameservers: [1.1.1.1], searches: [x], options: [{name: ndots, value: '5'}, {name: rotate}]}", "").dns.unwrap();
-    assert_eq!(dns.servers, ["10.0.0.1", "1.1.1.1"]);
-    assert_eq!(dns.searches, ["lan", "x"]);
-    assert_eq!(dns.options, ["ndots:5", "rotate"]);
-    assert_eq!(spec(HOST, "").dns, None, "the runtime copies the host's");
+fn a_pods_hosts_file_and_resolv_conf_are_mounted_unless_a_volume_is() {
+    let node = node(true);
+    let volumes = [("v".to_owned(), PathBuf::from("/host/v"))].into();
+    let targets = |resolv_conf: Option<&str>, of: &str| {
+        let files = lookup::Files { hosts: "/pods/uid/etc-hosts".into(), resolv_conf: resolv_conf.map(PathBuf::from) };
+        let context = Context { lookup: Some(&files), ..bare(&node, &volumes) };
+        let pod = pod_of(HOST, of);
+        let mounts = container(&pod, &pod.containers()[0], 0, &context).unwrap().mounts;
+        mounts.into_iter().map(|mount| format!("{}:{}", mount.source.display(), mount.target)).collect::<Vec<_>>()
+    };
+    assert_eq!(targets(None, ""), ["/pods/uid/etc-hosts:/etc/hosts"]);
+    assert_eq!(targets(Some("/r"), ""), ["/pods/uid/etc-hosts:/etc/hosts", "/r:/etc/resolv.conf"]);
+    assert_eq!(targets(None, "volumeMounts: [{name: v, mountPath: etc/hosts}]"), ["/host/v:/etc/hosts"]);
+}
+
+#[test]
+fn a_host_name_is_short_unless_the_pod_wants_the_whole() {
+    let long = "h".repeat(60);
+    for (spec, expected) in [
+        (String::new(), Ok("web-node-1".to_owned())),
+        ("hostname: h\n  subdomain: s".to_owned(), Ok("h".to_owned())),
+        ("setHostnameAsFQDN: true".to_owned(), Ok("web-node-1".to_owned())),
+        (
+            "hostname: h\n  subdomain: s\n  setHostnameAsFQDN: true".to_owned(),
+            Ok("h.s.default.svc.cluster.local".to_owned()),
+        ),
+        (
+            format!("hostname: {long}\n  subdomain: s\n  setHostnameAsFQDN: true"),
+            Err(TranslateError::HostnameTooLong(format!("{long}.s.default.svc.cluster.local"))),
+        ),
+    ] {
+        let (node, paths) = (node(true), BTreeMap::new());
+        let made = sandbox(&pod_of(&spec, ""), "pause:1", 0, &bare(&node, &paths)).map(|spec| spec.hostname);
+        assert_eq!(made, expected, "{spec}");
+    }
+}
+
+#[test]
+fn profiles_and_labels_become_options_of_the_engine() {
+    let annotated = |value: &str| format!("hostNetwork: true\n  securityContext: {{appArmorProfile: {value}}}");
+    for (pod, own, expected) in [
+        (HOST, "{}", vec!["seccomp=unconfined"]),
+        (HOST, "{seccompProfile: {type: RuntimeDefault}}", vec![]),
+        (HOST, "{seccompProfile: {type: Localhost, localhostProfile: p.json}}", vec!["seccomp={}"]),
+        (HOST, "{appArmorProfile: {type: RuntimeDefault}}", vec!["seccomp=unconfined"]),
+        (HOST, "{appArmorProfile: {type: Unconfined}}", vec!["seccomp=unconfined", "apparmor=unconfined"]),
+        (HOST, "{appArmorProfile: {type: Localhost, localhostProfile: p}}", vec!["seccomp=unconfined", "apparmor=p"]),
+        (
+            &annotated("{type: Localhost, localhostProfile: q}"),
+            "{appArmorProfile: {type: Unconfined}}",
+            vec!["seccomp=unconfined", "apparmor=unconfined"],
+        ),
+        (&annotated("{type: Localhost, localhostProfile: q}"), "{}", vec!["seccomp=unconfined", "apparmor=q"]),
+        (
+            HOST,
+            "{seLinuxOptions: {type: spc_t, level: 's0:c1,c2'}}",
+            vec!["label=type:spc_t", "label=level:s0:c1,c2", "seccomp=unconfined"],
+        ),
+    ] {
+        assert_eq!(spec(pod, &format!("securityContext: {own}")).security_options, expected, "{pod} {own}");
+    }
+}
+
+#[test]
+fn the_old_annotation_names_an_apparmor_profile_where_no_field_does() {
+    let with = |value: &str, own: &str, enabled: bool| {
+        let mut pod = pod_of(HOST, own);
+        let annotations = pod.metadata.annotations.get_or_insert_default();
+        annotations.insert(format!("{APPARMOR_ANNOTATION}c"), value.to_owned());
+        let (node, paths) = (Node { apparmor: enabled, ..node(true) }, BTreeMap::new());
+        let spec = container(&pod, &pod.containers()[0], 0, &bare(&node, &paths))?;
+        Ok(spec.security_options.into_iter().find(|option| option.starts_with("apparmor=")))
+    };
+    for (value, own, enabled, expected) in [
+        ("runtime/default", "", true, Ok(None)),
+        ("unconfined", "", true, Ok(Some("apparmor=unconfined"))),
+        ("localhost/p", "", true, Ok(Some("apparmor=p"))),
+        (
+            "localhost/p",
+            "securityContext: {appArmorProfile: {type: Unconfined}}",
+            true,
+            Ok(Some("apparmor=unconfined")),
+        ),
+        ("localhost/p", "", false, Err(TranslateError::NoAppArmor("p".to_owned()))),
+        ("unconfined", "", false, Ok(None)),
+    ] {
+        assert_eq!(with(value, own, enabled), expected.map(|option| option.map(str::to_owned)), "{value} {own}");
+    }
+}
+
+#[test]
+fn a_stop_signal_and_recursive_read_only_mounts_reach_the_runtime() {
+    assert_eq!(spec(HOST, "").stop_signal, None);
+    let os = "hostNetwork: true\n  os: {name: linux}";
+    assert_eq!(spec(os, "lifecycle: {stopSignal: SIGUSR1}").stop_signal.as_deref(), Some("SIGUSR1"));
+    for (wish, below) in
+        [("Disabled", Below::Writable), ("IfPossible", Below::ReadOnlyIfPossible), ("Enabled", Below::ReadOnly)]
+    {
+        let mount = format!("volumeMounts: [{{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: {wish}}}]");
+        assert_eq!(spec(HOST, &mount).mounts[0].below, below, "{wish}");
+    }
 }

@@ -49,6 +49,11 @@ impl Failure {
         matches!(self, Self::Status(409, _))
     }
 
+    /// Whether it is about the text of an image reference.
+    pub(super) fn is_invalid_reference(&self) -> bool {
+        matches!(self, Self::Status(400 | 500, words) if words.contains("invalid reference format"))
+    }
+
     /// The engine's words.
     pub(super) fn words(self) -> String {
         let (Self::Silent(words) | Self::Status(_, words) | Self::Words(words)) = self;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use bollard::auth::DockerCredentials;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, CreateImageInfo, EventMessage, HealthConfig, HostConfig,
     HostConfigLogConfig, ImageInspect, Mount as EngineMount, MountBindOptions, MountBindOptionsPropagationEnum,
@@ -12,9 +13,10 @@ use bollard::models::{
 };
 use jiff::Timestamp;
 
+use super::credentials::Secret;
 use crate::runtime::{
-    CgroupDriver, Container, ContainerSpec, Event, EventKind, Image, Mount, PortBinding, Propagation, PullProgress,
-    RuntimeInfo, State, Termination, labels,
+    Below, CgroupDriver, Container, ContainerSpec, Event, EventKind, Image, Mount, PortBinding, Propagation,
+    PullProgress, RuntimeInfo, State, Termination, labels,
 };
 
 /// The container events we listen to; all others (an exec probe makes three) are filtered out by the engine.
@@ -28,7 +30,6 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 /// `recursive_read_only`: the engine makes mounts below a read-only mount read-only too unless told otherwise
 /// (Docker since API 1.44). Kubernetes does so only when asked, so it is told.
 pub(super) fn create_body(spec: &ContainerSpec, recursive_read_only: bool) -> ContainerCreateBody {
-    let dns = spec.dns.clone().unwrap_or_default();
     let resources = &spec.resources;
     ContainerCreateBody {
         image: Some(spec.image.clone()),
@@ -43,6 +44,7 @@ pub(super) fn create_body(spec: &ContainerSpec, recursive_read_only: bool) -> Co
         stdin_once: Some(spec.stdin_once),
         tty: Some(spec.tty),
         stop_timeout: spec.stop_timeout.and_then(|time| i64::try_from(time.as_secs()).ok()),
+        stop_signal: spec.stop_signal.clone(),
         exposed_ports: filled(&spec.ports).map(|ports| ports.iter().map(port_name).collect()),
         // An image's HEALTHCHECK would be a second prober beside the pod's probes.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
@@ -61,10 +63,6 @@ pub(super) fn create_body(spec: &ContainerSpec, recursive_read_only: bool) -> Co
             readonly_rootfs: Some(spec.read_only),
             group_add: filled(&spec.groups),
             sysctls: (!spec.sysctls.is_empty()).then(|| spec.sysctls.clone().into_iter().collect()),
-            dns: filled(&dns.servers),
-            dns_search: filled(&dns.searches),
-            dns_options: filled(&dns.options),
-            extra_hosts: filled(&spec.extra_hosts),
             port_bindings: (!spec.ports.is_empty()).then(|| port_bindings(&spec.ports)),
             cpu_shares: set(resources.cpu_shares),
             cpu_quota: set(resources.cpu_quota),
@@ -104,7 +102,9 @@ fn engine_mount(mount: &Mount, recursive_read_only: bool) -> EngineMount {
         read_only: Some(mount.read_only),
         bind_options: Some(MountBindOptions {
             propagation: Some(propagation),
-            read_only_non_recursive: (mount.read_only && recursive_read_only).then_some(true),
+            read_only_non_recursive: (mount.read_only && recursive_read_only && mount.below == Below::Writable)
+                .then_some(true),
+            read_only_force_recursive: (mount.read_only && mount.below == Below::ReadOnly).then_some(true),
             ..MountBindOptions::default()
         }),
         ..EngineMount::default()
@@ -206,6 +206,18 @@ pub(super) fn event(message: EventMessage) -> Option<Event> {
     Some(Event { container: actor.id?, pod_uid, kind })
 }
 
+/// What goes along with a pull.
+pub(super) fn credentials(server: String, secret: Secret) -> DockerCredentials {
+    let empty = DockerCredentials { serveraddress: Some(server), ..DockerCredentials::default() };
+    match secret {
+        Secret::Password { user, password } => {
+            DockerCredentials { username: Some(user), password: Some(password), ..empty }
+        }
+        Secret::IdentityToken(token) => DockerCredentials { identitytoken: Some(token), ..empty },
+        Secret::RegistryToken(token) => DockerCredentials { registrytoken: Some(token), ..empty },
+    }
+}
+
 /// One line of a pull.
 pub(super) fn pull_progress(line: CreateImageInfo) -> PullProgress {
     let bytes = line.progress_detail.and_then(|detail| match (detail.current, detail.total) {
@@ -256,7 +268,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::runtime::{Dns, Resources};
+    use crate::runtime::Resources;
 
     fn body(spec: &ContainerSpec, recursive_read_only: bool) -> Value {
         serde_json::to_value(create_body(spec, recursive_read_only)).unwrap()
@@ -293,6 +305,7 @@ mod tests {
                 source: PathBuf::from("/s"),
                 target: "/t".to_owned(),
                 read_only: true,
+                below: Below::Writable,
                 propagation: Propagation::HostToContainer,
             }],
             network: "default".to_owned(),
@@ -306,12 +319,6 @@ mod tests {
                 host_ip: Some(IpAddr::from([127, 0, 0, 1])),
                 host_port: 8080,
             }],
-            dns: Some(Dns {
-                servers: strings(&["10.0.0.1"]),
-                searches: strings(&["s"]),
-                options: strings(&["ndots:5"]),
-            }),
-            extra_hosts: strings(&["a:1.2.3.4"]),
             user: Some("1:2".to_owned()),
             groups: strings(&["3"]),
             privileged: true,
@@ -321,6 +328,7 @@ mod tests {
             security_options: strings(&["seccomp=unconfined"]),
             sysctls: BTreeMap::from([("k".to_owned(), "1".to_owned())]),
             stop_timeout: Some(std::time::Duration::from_secs(45)),
+            stop_signal: Some("SIGUSR1".to_owned()),
             resources: Resources { cpu_shares: 2, cpu_quota: 5, cpu_period: 100, memory: 4096 },
             oom_score_adj: Some(-7),
             stdin: true,
@@ -334,7 +342,7 @@ mod tests {
             json!({
                 "Image": "i", "Entrypoint": ["/e"], "Cmd": ["c"], "Env": ["A=b"], "WorkingDir": "/w",
                 "Labels": {"l": "v"}, "Hostname": "h", "User": "1:2",
-                "OpenStdin": true, "StdinOnce": true, "Tty": true, "StopTimeout": 45,
+                "OpenStdin": true, "StdinOnce": true, "Tty": true, "StopTimeout": 45, "StopSignal": "SIGUSR1",
                 "ExposedPorts": {"80/tcp": {}}, "Healthcheck": {"Test": ["NONE"]},
                 "HostConfig": {
                     "RestartPolicy": {"Name": "no"},
@@ -346,16 +354,30 @@ mod tests {
                     }],
                     "SecurityOpt": ["seccomp=unconfined"], "CapAdd": ["NET_ADMIN"], "CapDrop": ["ALL"],
                     "Privileged": true, "ReadonlyRootfs": true, "GroupAdd": ["3"], "Sysctls": {"k": "1"},
-                    "Dns": ["10.0.0.1"], "DnsSearch": ["s"], "DnsOptions": ["ndots:5"],
-                    "ExtraHosts": ["a:1.2.3.4"],
                     "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]},
                     "CpuShares": 2, "CpuQuota": 5, "CpuPeriod": 100, "Memory": 4096, "MemorySwap": 4096,
                     "OomScoreAdj": -7,
                 },
             })
         );
-        let old_engine = body(&spec, false);
-        assert_eq!(old_engine["HostConfig"]["Mounts"][0]["BindOptions"], json!({"Propagation": "rslave"}));
+    }
+
+    #[test]
+    fn mounts_below_a_read_only_one_are_read_only_when_asked_for() {
+        for (read_only, below, new, old) in [
+            (true, Below::Writable, json!({"ReadOnlyNonRecursive": true}), json!({})),
+            (true, Below::ReadOnlyIfPossible, json!({}), json!({})),
+            (true, Below::ReadOnly, json!({"ReadOnlyForceRecursive": true}), json!({"ReadOnlyForceRecursive": true})),
+            (false, Below::Writable, json!({}), json!({})),
+        ] {
+            let mount = Mount { read_only, below, ..Mount::default() };
+            for (recursive, expected) in [(true, new), (false, old)] {
+                let spec = ContainerSpec { mounts: vec![mount.clone()], ..ContainerSpec::default() };
+                let mut options = body(&spec, recursive)["HostConfig"]["Mounts"][0]["BindOptions"].clone();
+                assert_eq!(options.as_object_mut().unwrap().remove("Propagation"), Some(json!("rprivate")));
+                assert_eq!(options, expected, "{below:?}");
+            }
+        }
     }
 
     fn inspected(state: &Value) -> Container {
