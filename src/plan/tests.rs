@@ -1,5 +1,6 @@
 use super::*;
 use crate::error::Hint as _;
+use crate::yaml;
 
 const CA: Item = "certs/ca";
 const LEAF: Item = "certs/apiserver";
@@ -526,4 +527,27 @@ fn every_refusal_says_what_to_do() {
     ] {
         assert!(!refusal.hints().is_empty(), "{refusal}");
     }
+}
+
+#[test]
+fn the_plan_of_another_flag_reads_well() {
+    let plan = Asked::another_flag().plan(&whole(committed())).unwrap();
+    assert_eq!(
+        show::text(&plan),
+        "\
+kube-apiserver: other flags: flag [restart of kube-apiserver, API gap expected]
+    @@ -10,2 +10,2 @@
+         - kube-apiserver
+    -    - --flag=new
+    +    - --flag=newer
+
+configuration: other values are asked for [none]
+    @@ -1 +1 @@
+    -config
+    +other
+
+would replace the manifest of kube-apiserver, wait until it is healthy, or else put the old one back
+would wait until every component is healthy
+would record the configuration as reached"
+    );
 }
