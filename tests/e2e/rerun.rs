@@ -41,8 +41,11 @@ fn generation() -> u64 {
 
 #[track_caller]
 fn nothing_to_do(arguments: &str) {
-    let plan = plinth(&format!("plan --detailed-exitcode {arguments}")).ok();
-    assert!(plan.stdout.contains("nothing is to be done"), "{plan}");
+    // A component that is slow to answer on a busy computer is a difference, for that moment.
+    eventually(SOON, || {
+        let plan = plinth(&format!("plan --detailed-exitcode {arguments}"));
+        check(plan.status.code() == Some(0) && plan.stdout.contains("nothing is to be done"), || plan.to_string())
+    });
     let again = plinth(&format!("init {arguments}")).ok();
     assert!(again.stdout.contains("nothing is to be done"), "{again}");
 }
@@ -322,7 +325,10 @@ pub(crate) fn a_change_killed_at_any_instant_is_finished_or_undone() {
         for component in COMPONENTS.into_iter().filter(|component| *component != "kube-scheduler") {
             assert_eq!(after[component], before.1[component], "{instant} ms");
         }
-        assert_eq!(container_ids().len(), COMPONENTS.len());
+        eventually(SOON, || {
+            let containers = container_ids().len();
+            check(containers == COMPONENTS.len(), || format!("{containers} containers after {instant} ms"))
+        });
         if index % 2 == 0 {
             assert_eq!(generation(), before.0 + 1, "{instant} ms");
         }
