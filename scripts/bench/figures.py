@@ -1,9 +1,11 @@
 """The figures: what each one is and how it is sampled.
 
 One round is one fresh control plane, and one plain one beside it:
-    plinth init → init again → idle → pods → crashes → plinth reset → the same four containers by docker run
+    plinth init → init again → idle → pods → crashes → a crowd of pods → plinth reset → the same four containers by
+    docker run
 """
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -18,10 +20,14 @@ from host import KUBERNETES, BenchError, ControlPlane, new_process, pids, progra
 BUSYBOX = "plinth-test/busybox:1"
 MANIFESTS = KUBERNETES / "manifests"
 ETCD_DATA = pathlib.Path("/var/lib/etcd")
-PARTS = ("agent", "pods", "crashes")
+PARTS = ("agent", "pods", "crashes", "crowd")
 """Parts of a round that can be left out."""
 PODS = 4
 """Pods measured per round, and containers beside them."""
+CROWD = 60
+"""Pods beside the control plane's four, for what each one costs."""
+AT_ONCE = 8
+"""How many `docker run` make the crowd's floor; more are no faster."""
 
 
 def install(binary):
@@ -58,6 +64,8 @@ class Bench:
             for component in ControlPlane.COMPONENTS:
                 self.crash(component)
             self.crash_of_a_container()
+        if "crowd" in self.only:
+            self.crowd()
         plain = self.keep()
         settle()
         self.add("reset", timed(self.plinth, "reset", "--force"))
@@ -127,14 +135,18 @@ class Bench:
 
     def agent(self):
         """Memory and CPU of the agent with the four pods and nothing else to do."""
+        cpu, (resident, proportional) = self.idle_agent()
+        self.add("agent: CPU", cpu)
+        self.add("agent: RSS", resident)
+        self.add("agent: PSS", proportional)
+
+    def idle_agent(self):
+        """Share of a core, and memory, of an agent that has nothing to do."""
         pid = self.agent_pid()
         time.sleep(5)
         before, start = host.cpu_seconds(pid), time.monotonic()
         time.sleep(self.idle)
-        self.add("agent: CPU", (host.cpu_seconds(pid) - before) / (time.monotonic() - start))
-        resident, proportional = host.memory(pid)
-        self.add("agent: RSS", resident)
-        self.add("agent: PSS", proportional)
+        return (host.cpu_seconds(pid) - before) / (time.monotonic() - start), host.memory(pid)
 
     def sleeper(self):
         """Arguments of a program that no other process has."""
@@ -143,7 +155,22 @@ class Bench:
 
     def pod(self):
         """From the rename that puts a manifest into the directory until its container's program runs."""
+        took, manifest = self.new_pod()
+        self.add("pod", took)
+        remove([manifest])
+
+    def new_pod(self):
+        """Makes a pod; from the rename until its program runs, and its manifest."""
         argv = self.sleeper()
+        written = self.write_pod(argv)
+        settle()
+        known, start = pids(), time.monotonic()
+        manifest = publish(written)
+        new_process(known, lambda have: have == argv, f"the program of {manifest}")
+        return time.monotonic() - start, manifest
+
+    def write_pod(self, argv):
+        """Writes a manifest where it does not count yet."""
         name = f"bench-{self.serial}"
         container = {"name": "c", "image": BUSYBOX, "command": argv}
         metadata = {"name": name, "namespace": "default"}
@@ -151,14 +178,52 @@ class Bench:
         written = MANIFESTS / f".{name}.yaml"
         with open(written, "w", encoding="utf-8") as file:
             json.dump({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, file)
+        return written
+
+    def crowd(self):
+        """Sixty pods at once, what the agent needs for them, one more pod and one crash beside them, and their end."""
+        _, before = host.memory(self.agent_pid())
+        programs, written = [], []
+        for _ in range(CROWD):
+            programs.append(self.sleeper())
+            written.append(self.write_pod(programs[-1]))
         settle()
-        known, start = pids(), time.monotonic()
-        written.rename(MANIFESTS / f"{name}.yaml")
-        new_process(known, lambda have: have == argv, f"the program of pod {name}")
-        self.add("pod", time.monotonic() - start)
-        (MANIFESTS / f"{name}.yaml").unlink()
-        label = f"label=io.kubernetes.pod.name={name}-{os.uname().nodename}"
-        host.until(lambda: not run("docker", "ps", "-aq", "--filter", label), f"pod {name} is removed", period=0.05)
+        start = time.monotonic()
+        manifests = [publish(path) for path in written]
+        await_programs(programs)
+        self.add("crowd", time.monotonic() - start)
+        cpu, (_, proportional) = self.idle_agent()
+        self.add("crowd: CPU", cpu)
+        self.add("crowd: memory", (proportional - before) / CROWD)
+        for _ in range(PODS):
+            took, manifest = self.new_pod()
+            self.add("crowd: pod", took)
+            remove([manifest])
+        for argv in programs[:PODS]:
+            settle()
+            known, start = pids(), time.monotonic()
+            host.kill(host.process(lambda have: have == argv))
+            new_process(known, lambda have: have == argv, "the program is started again")
+            self.add("crowd: crash", time.monotonic() - start)
+        start = time.monotonic()
+        remove(manifests)
+        self.add("crowd: removed", time.monotonic() - start)
+        self.crowd_of_containers()
+
+    def crowd_of_containers(self):
+        """The crowd's floor: as many `docker run`, some at a time."""
+        programs = [self.sleeper() for _ in range(CROWD)]
+        settle()
+        start = time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            ids = list(pool.map(lambda argv: docker_run(argv).communicate()[0].strip(), programs))
+        await_programs(programs)
+        self.add("crowd", time.monotonic() - start, floor=True)
+        start = time.monotonic()
+        # The least grace of a pod, which `sleep` as the first process uses up.
+        run("docker", "stop", "--time", "2", *ids)
+        run("docker", "rm", *ids)
+        self.add("crowd: removed", time.monotonic() - start, floor=True)
 
     def container(self):
         """The pod's floor: from the start of `docker run` until the program runs."""
@@ -208,6 +273,26 @@ class Bench:
 def docker_run(argv):
     command = ["docker", "run", "--detach", "--net", "host", BUSYBOX, *argv]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+
+
+def publish(written):
+    """Renames a manifest into its place; returns that."""
+    return written.rename(written.with_name(written.name.removeprefix(".")))
+
+
+def remove(manifests):
+    """Removes the manifests and waits until their containers are gone."""
+    for manifest in manifests:
+        manifest.unlink()
+    names = {f"{manifest.stem}-{os.uname().nodename}" for manifest in manifests}
+    listed = ("docker", "ps", "--all", "--format", '{{.Label "io.kubernetes.pod.name"}}')
+    host.until(lambda: names.isdisjoint(run(*listed).split()), "the pods are removed", period=0.05)
+
+
+def await_programs(programs):
+    """Waits until each of these runs, by its arguments."""
+    missing = {tuple(argv) for argv in programs}
+    host.until(lambda: missing <= {tuple(host.arguments(pid)) for pid in pids()}, "all programs run", period=0.02)
 
 
 def children_cpu_seconds():

@@ -13,6 +13,8 @@ import tempfile
 import time
 
 KUBERNETES = pathlib.Path("/etc/kubernetes")
+POD_DIRECTORIES = "/var/lib/plinth/pods/"
+"""Hosts files and termination messages of pods: the agent's work, which plain containers do without."""
 LIMIT = 60.0
 """Seconds after which something that is waited for is an error of the run."""
 
@@ -117,8 +119,11 @@ def run_command(name, container):
     program = (config["Entrypoint"] or []) + (config["Cmd"] or [])
     command = ["docker", "run", "--detach", "--net", "host", "--name", name]
     for bind in host["Binds"] or []:
-        command += ["--volume", bind]
+        if not bind.startswith(POD_DIRECTORIES):
+            command += ["--volume", bind]
     for mount in host.get("Mounts") or []:
+        if mount["Source"].startswith(POD_DIRECTORIES):
+            continue
         readonly = ",readonly" if mount.get("ReadOnly") else ""
         command += ["--mount", f"type={mount['Type']},source={mount['Source']},target={mount['Target']}{readonly}"]
     return [*command, "--entrypoint", program[0], config["Image"], *program[1:]]

@@ -65,6 +65,12 @@ def rows():
     yield Row("agent: RSS", "agent idle, RSS", "MiB", goal=20 * MIB)
     yield Row("agent: PSS", "agent idle, PSS", "MiB")
     yield Row("agent: CPU", "agent idle, share of a core", "%", goal=0.005)
+    yield Row("crowd", f"{figures.CROWD} manifests written → all run")
+    yield Row("crowd: pod", f"  one more pod beside {figures.CROWD}")
+    yield Row("crowd: crash", f"  a crash beside {figures.CROWD}", goal=0.25)
+    yield Row("crowd: memory", "  agent: PSS per pod", "KiB")
+    yield Row("crowd: CPU", f"  agent idle beside {figures.CROWD}, share of a core", "%")
+    yield Row("crowd: removed", f"  {figures.CROWD} manifests removed → all gone")
     yield Row("reset", "reset (floor: docker stop and rm)")
     yield Row("binary", "release binary", "MiB", goal=20 * MIB)
 
@@ -72,6 +78,8 @@ def rows():
 def show(value, unit):
     if unit == "MiB":
         return f"{value / MIB:.1f} MiB"
+    if unit == "KiB":
+        return f"{value / 1024:.0f} KiB"
     if unit == "%":
         return f"{value * 100:.2f} %"
     return f"{value:.3f} s"
