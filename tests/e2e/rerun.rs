@@ -143,6 +143,15 @@ fn another_version_is_planned_and_not_done_yet() {
     let refused = plinth("init --kubernetes-version v1.36.3").exits(2);
     assert!(refused.stderr.contains("yet (v1.37.1 → v1.36.3)"), "{refused}");
     assert_eq!((all_running(SOON), Tree::of("/etc/kubernetes")), before);
+
+    // As a plinth with a newer default finds it: nobody has named the version.
+    let stored = format!("/var/lib/plinth/generations/{}/config.yaml", generation());
+    shell(&format!("sed -i 's/v1.37.1/v1.36.3/' {stored}")).ok();
+    let plan = plinth("plan").ok();
+    let first = "Kubernetes v1.36.3 → v1.37.1, the newer default of this plinth\n";
+    assert!(plan.stdout.starts_with(first), "{plan}");
+    shell(&format!("sed -i 's/v1.36.3/v1.37.1/' {stored}")).ok();
+    nothing_to_do("");
 }
 
 /// The first one is stopped where it waits for the scheduler, so that it holds the lock for certain.
