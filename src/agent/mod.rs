@@ -38,6 +38,7 @@ pub mod seccomp;
 pub mod server;
 pub mod source;
 pub mod status;
+pub mod steer;
 pub mod step;
 pub mod translate;
 pub mod volume;
