@@ -40,6 +40,7 @@ pub mod source;
 pub mod status;
 pub mod steer;
 pub mod step;
+pub mod surge;
 pub mod translate;
 pub mod volume;
 pub mod worker;

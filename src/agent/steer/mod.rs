@@ -102,6 +102,11 @@ impl Steering {
         Ok(Self { address, listener, relay })
     }
 
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// From now on connections go where `program` says.
     pub fn steer(&self, program: &Program) -> Result<(), SteerError> {
         attach(&self.listener, program).map_err(|source| SteerError::Attach { address: self.address, source })
