@@ -263,6 +263,7 @@ impl<R: Runtime> Prober<R> {
     }
 
     /// The same, but its HTTP requests come from [`PROBE_SOURCE`] and reach one that is being tried.
+    #[must_use]
     pub fn steered(&self) -> Self {
         Self { http: self.steered.clone(), ..self.clone() }
     }

@@ -108,6 +108,9 @@ pub fn course(facts: &Facts<'_>) -> Course {
     if let Some(rejected) = memory.rejected.as_ref().filter(|rejected| rejected.hash == pod.hash) {
         return Course::Keep(format!("running: proven, file: rejected ({})", rejected.reason));
     }
+    if containers.values().any(|container| !is_of(container, &memory.proven) && !belongs_to(container, pod)) {
+        return Course::Keep("what was tried before goes first".to_owned());
+    }
     let own: Vec<_> = containers.values().filter(|container| belongs_to(container, pod)).collect();
     if !facts.steered && proven.iter().any(|container| is_running(container)) {
         return match facts.obstacle {

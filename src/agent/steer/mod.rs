@@ -23,6 +23,7 @@ pub mod program;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::libc::sock_fprog;
@@ -86,6 +87,8 @@ pub struct Steering {
     address: SocketAddr,
     listener: Arc<TcpListener>,
     relay: JoinHandle<()>,
+    /// The new one is taking over: who reaches us tells that the old one has left.
+    taking_over: Arc<AtomicBool>,
 }
 
 impl Steering {
@@ -98,8 +101,9 @@ impl Steering {
         check_places(&listener, address, target).await?;
         attach(&listener, &Program::alone()).map_err(|source| SteerError::Attach { address, source })?;
         let listener = Arc::new(listener);
-        let relay = tokio::spawn(relay(Arc::clone(&listener), target));
-        Ok(Self { address, listener, relay })
+        let taking_over = Arc::new(AtomicBool::new(false));
+        let relay = tokio::spawn(relay(Arc::clone(&listener), target, Arc::clone(&taking_over)));
+        Ok(Self { address, listener, relay, taking_over })
     }
 
     /// Where it listens.
@@ -110,6 +114,13 @@ impl Steering {
     /// From now on connections go where `program` says.
     pub fn steer(&self, program: &Program) -> Result<(), SteerError> {
         attach(&self.listener, program).map_err(|source| SteerError::Attach { address: self.address, source })
+    }
+
+    /// From now on the new one gets all connections, whether the old one still listens or not.
+    pub fn take_over(&self) -> Result<(), SteerError> {
+        self.steer(&Program::taking_over())?;
+        self.taking_over.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Closes the socket. The last program stays with the group; connections that are passed on live until they end.
@@ -192,9 +203,16 @@ async fn connect(from: Ipv4Addr, target: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Passes on what reaches the agent's socket.
-async fn relay(listener: Arc<TcpListener>, target: SocketAddr) {
+async fn relay(listener: Arc<TcpListener>, target: SocketAddr, taking_over: Arc<AtomicBool>) {
     loop {
-        match listener.accept().await {
+        let accepted = listener.accept().await;
+        // The places have moved: from the next one on, nobody has to take this way.
+        if taking_over.swap(false, Ordering::AcqRel)
+            && let Err(error) = attach(&listener, &Program::alone())
+        {
+            tracing::warn!(%error, "cannot steer");
+        }
+        match accepted {
             // Detached: it outlives the socket.
             Ok((stream, _)) => drop(tokio::spawn(pass_on(stream, target))),
             Err(error) => {

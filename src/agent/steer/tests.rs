@@ -70,10 +70,10 @@ async fn a_replacement_misleads_nobody() {
         all_say(5, LOOPBACK, target, 'n').await;
         all_say(5, RELAY, target, 'o').await;
     }
-    steering.steer(&Program::taking_over()).unwrap();
+    steering.take_over().unwrap();
     all_say(2_000, CLIENT, target, 'n').await;
     old.stop().await;
-    // The place of the new one is empty now; half of these are passed on.
+    // The place of the new one is empty now, until the first of these has come to the agent and was passed on.
     all_say(200, CLIENT, target, 'n').await;
     steering.steer(&Program::alone()).unwrap();
     all_say(200, CLIENT, target, 'n').await;

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::super::pod::Origin;
 use super::super::step::SANDBOX;
 use super::*;
@@ -115,7 +117,7 @@ fn what_is_to_be_done() {
     let until = |started: i64| Course::Try(Some(ago(started) + SignedDuration::from_secs(30)));
     let reject = |reason: &str| Course::Reject(reason.to_owned());
     let with_memory = |memory: Option<Memory>| Case::new(running(60), None).with(|case| case.memory = memory);
-    let cases = [
+    let cases = vec![
         ("the first version of a pod", with_memory(None), Course::Run),
         ("a change", Case::new(running(60), None).with(unsteered), Course::Steer),
         ("clients are kept away", Case::new(running(60), None), Course::Try(None)),
@@ -202,6 +204,13 @@ fn a_rejected_version_waits_for_a_change() {
 }
 
 #[test]
+fn three_are_too_many() {
+    let mut case = Case::new(running(60), Some(running(1)));
+    case.containers.insert("other".to_owned(), container("other", &pod("i:3", None), running(2)));
+    assert_eq!(case.course(), Course::Keep("what was tried before goes first".to_owned()));
+}
+
+#[test]
 fn two_with_one_uid_would_have_the_same_names() {
     let (old, new) = (pod("i:1", Some("a")), pod("i:2", Some("a")));
     let mut case = Case::new(running(60), None).with(unsteered);
@@ -228,4 +237,226 @@ fn memory_survives_the_agent() {
     let memory = Memory { proven: "p".to_owned(), rejected };
     keep(directory.path(), "u", &memory).unwrap();
     assert_eq!(recall(directory.path(), "u"), Some(memory));
+}
+
+/// A host of one such pod, on which what [`course`] says is done at once. Image `i:4` and above never get ready, `i:6` and
+/// above exit.
+struct Host {
+    now: Timestamp,
+    file: u8,
+    containers: BTreeMap<String, Container>,
+    memory: Option<Memory>,
+    steerable: bool,
+    /// What an agent forgets when it ends.
+    obstacle: Option<String>,
+    tried: Option<(String, Timestamp)>,
+    steered: bool,
+    next_id: u32,
+}
+
+const BAD: u8 = 4;
+const EXITS: u8 = 6;
+
+impl Host {
+    fn new() -> Self {
+        let mut host = Self {
+            now: now(),
+            file: 0,
+            containers: BTreeMap::new(),
+            memory: None,
+            steerable: true,
+            obstacle: None,
+            tried: None,
+            steered: false,
+            next_id: 0,
+        };
+        host.settle();
+        host
+    }
+
+    fn of(number: u8) -> StaticPod {
+        pod(&format!("i:{number}"), None)
+    }
+
+    fn new_agent(&mut self) {
+        (self.obstacle, self.tried, self.steered) = (None, None, false);
+    }
+
+    fn running(&self) -> Vec<String> {
+        self.containers.values().filter(|c| is_running(c)).map(|c| c.labels[labels::SPEC_HASH].clone()).collect()
+    }
+
+    /// Has `pod` running, by the means of [`step`](super::super::step::step).
+    fn run(&mut self, pod: &StaticPod) {
+        // Its crash loop would have no end.
+        let idle = self.tried.is_none() && (EXITS..8).any(|number| Self::of(number).hash == pod.hash);
+        if self.containers.values().any(|c| belongs_to(c, pod) && (is_running(c) || idle)) {
+            return;
+        }
+        self.containers.retain(|_, c| !belongs_to(c, pod));
+        self.next_id += 1;
+        let id = format!("{:04}", self.next_id);
+        let state = State::Running { pid: 1, started_at: self.now };
+        self.containers.insert(id.clone(), container(&id, pod, state));
+        if Self::of(EXITS).hash == pod.hash || Self::of(EXITS + 1).hash == pod.hash {
+            self.end(&id);
+        }
+    }
+
+    fn end(&mut self, id: &str) {
+        let State::Exited(mut end) = exited(1) else { unreachable!() };
+        end.finished_at = self.now;
+        if let Some(container) = self.containers.get_mut(id) {
+            container.state = State::Exited(end);
+        }
+    }
+
+    fn course(&self) -> (StaticPod, Course) {
+        let pod = Self::of(self.file);
+        let tried_since = self.tried.as_ref().filter(|(hash, _)| *hash == pod.hash).map(|(_, since)| *since);
+        let runs = self.running().contains(&pod.hash);
+        let course = course(&Facts {
+            pod: &pod,
+            containers: &self.containers,
+            memory: self.memory.as_ref(),
+            obstacle: self.obstacle.as_ref().filter(|hash| **hash == pod.hash).map(|_| "no"),
+            tried_since,
+            steered: self.steered,
+            answers: tried_since.is_some() && runs && self.file < BAD,
+            failed: None,
+            now: self.now,
+        });
+        (pod, course)
+    }
+
+    fn act(&mut self) -> Course {
+        let (pod, course) = self.course();
+        let before = self.running();
+        match &course {
+            Course::Run => {
+                self.tried = None;
+                self.containers.retain(|_, c| belongs_to(c, &pod));
+                self.steered = false;
+                self.run(&pod);
+                if self.file < BAD {
+                    self.memory = Some(Memory { proven: pod.hash.clone(), rejected: None });
+                }
+            }
+            Course::Keep(_) => {
+                self.tried = None;
+                let proven = self.memory.as_ref().unwrap().proven.clone();
+                let kept = (0..BAD).map(Self::of).find(|pod| pod.hash == proven).unwrap();
+                self.containers.retain(|_, c| belongs_to(c, &kept));
+                self.steered = false;
+                self.run(&kept);
+            }
+            Course::Steer if self.steerable => self.steered = true,
+            Course::Steer => self.obstacle = Some(pod.hash.clone()),
+            Course::Try(_) => {
+                if self.tried.as_ref().is_none_or(|(hash, _)| *hash != pod.hash) {
+                    self.tried = Some((pod.hash.clone(), self.now));
+                }
+                self.run(&pod);
+            }
+            Course::Prove => self.memory = Some(Memory { proven: pod.hash.clone(), rejected: None }),
+            Course::Reject(reason) => {
+                let rejected = Rejection { hash: pod.hash.clone(), reason: reason.clone() };
+                self.memory.as_mut().unwrap().rejected = Some(rejected);
+            }
+        }
+        let after = self.running();
+        // Two run only while one is tried, or is just taking over; and then clients are kept from the new one.
+        if after.len() > 1 {
+            assert!(after.len() == 2 && self.steered, "{course:?}: {after:?}");
+            assert!(matches!(course, Course::Try(_) | Course::Prove | Course::Reject(_)), "{course:?}");
+        }
+        // What is proven stops only when another one is, or when there was no way to protect it.
+        let proven = self.memory.as_ref().map(|memory| memory.proven.clone());
+        if let Some(proven) = proven.filter(|proven| before.contains(proven)) {
+            assert!(after.contains(&proven) || self.obstacle.is_some(), "{course:?}: {before:?} {after:?}");
+        }
+        course
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..50 {
+            let before = (self.containers.clone(), self.memory.clone());
+            let course = self.act();
+            let quiet = matches!(course, Course::Run | Course::Keep(_) | Course::Try(_));
+            if quiet && before == (self.containers.clone(), self.memory.clone()) {
+                return;
+            }
+        }
+        panic!("does not settle: {:#?}", self.course().1);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Happening {
+    Edit(u8),
+    Acts(usize),
+    Settle,
+    Crash(usize),
+    NewAgent,
+    Reboot,
+    Time(i64),
+    Steerable(bool),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        (0..8_u8).prop_map(Happening::Edit),
+        (1..4_usize).prop_map(Happening::Acts),
+        Just(Happening::Settle),
+        (0..3_usize).prop_map(Happening::Crash),
+        Just(Happening::NewAgent),
+        Just(Happening::Reboot),
+        (0..40_i64).prop_map(Happening::Time),
+        any::<bool>().prop_map(Happening::Steerable),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_one_runs_in_the_end(happenings in prop::collection::vec(happening(), 0..30), last in 0..8_u8) {
+        let mut host = Host::new();
+        for happening in happenings {
+            match happening {
+                Happening::Edit(number) => host.file = number,
+                Happening::Acts(count) => (0..count).for_each(|_| drop(host.act())),
+                Happening::Settle => host.settle(),
+                Happening::Crash(which) => {
+                    let ids: Vec<_> = host.containers.keys().cloned().collect();
+                    if let Some(id) = ids.get(which) {
+                        host.end(id);
+                    }
+                }
+                Happening::NewAgent => host.new_agent(),
+                Happening::Reboot => {
+                    host.new_agent();
+                    host.containers.keys().cloned().collect::<Vec<_>>().iter().for_each(|id| host.end(id));
+                }
+                Happening::Time(seconds) => host.now += SignedDuration::from_secs(seconds),
+                Happening::Steerable(steerable) => host.steerable = steerable,
+            }
+        }
+        host.steerable = true;
+        host.file = last;
+        for _ in 0..3 {
+            host.settle();
+            host.now += SignedDuration::from_secs(60);
+        }
+        host.settle();
+        let memory = host.memory.clone().unwrap();
+        let wanted = Host::of(last).hash;
+        if last < BAD {
+            prop_assert_eq!(&memory.proven, &wanted);
+            prop_assert_eq!(host.running(), vec![wanted]);
+        } else if host.containers.values().any(|c| is_of(c, &memory.proven)) {
+            prop_assert_eq!(host.running(), vec![memory.proven]);
+            prop_assert_eq!(memory.rejected.map(|rejected| rejected.hash), Some(wanted));
+        }
+    }
 }

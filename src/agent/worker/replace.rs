@@ -72,7 +72,7 @@ impl<R: Runtime> Worker<R> {
         loop {
             let course = self.course(&pod);
             if let Course::Try(_) = course {
-                self.try_new(&pod).await;
+                self.try_new(&pod);
                 order.problems.push("the file's version is being tried".to_owned());
                 self.effective = Some(Arc::clone(&pod));
                 return Wanted::Run { pod, order, eager: true };
@@ -161,7 +161,7 @@ impl<R: Runtime> Worker<R> {
         listeners.is_ok_and(|listeners| listeners.len() >= ALL_LISTEN)
     }
 
-    async fn try_new(&mut self, pod: &StaticPod) {
+    fn try_new(&mut self, pod: &StaticPod) {
         if self.surge.tried.as_ref().is_none_or(|(hash, _)| *hash != pod.hash) {
             tracing::info!(pod = %self.key, steered = self.surge.steering.is_some(), "trying the new version");
             self.surge.tried = Some((pod.hash.clone(), self.shared.clock.now()));
@@ -207,7 +207,7 @@ impl<R: Runtime> Worker<R> {
         tracing::info!(pod = %self.key, hash = pod.hash, "the new version is proven and takes over");
         self.note_proven(pod);
         if let Some(steering) = &self.surge.steering {
-            if let Err(error) = steering.steer(&Program::taking_over()) {
+            if let Err(error) = steering.take_over() {
                 tracing::warn!(pod = %self.key, %error, "cannot steer");
             }
             sleep(HANDSHAKES).await;
