@@ -122,6 +122,11 @@ pub enum Creation {
         /// Absolute.
         path: PathBuf,
     },
+    /// A file made empty for a container to fill; removed while it is empty still, as what is in it is not ours.
+    HostFile {
+        /// Absolute.
+        path: PathBuf,
+    },
     /// A directory; removed when it is empty after everything else is gone.
     Directory {
         /// Absolute.
@@ -203,7 +208,10 @@ impl Ledger {
         self.creations
             .iter()
             .filter_map(|creation| match creation {
-                Creation::File { path } | Creation::Directory { path } | Creation::Tree { path } => Some(path.clone()),
+                Creation::File { path }
+                | Creation::HostFile { path }
+                | Creation::Directory { path }
+                | Creation::Tree { path } => Some(path.clone()),
                 Creation::Container { .. } | Creation::Image { .. } | Creation::Unit { .. } => None,
             })
             .collect()

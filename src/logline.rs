@@ -1,5 +1,27 @@
 //! Log lines of containers, without their wrapping: klog (Kubernetes) and zap's JSON (etcd).
 
+/// Longest text of somebody else in a message of ours, in bytes.
+const LONGEST: usize = 600;
+
+/// `text` without what would break a line of a log or a table or have a terminal do something (control characters are
+/// shown as Rust writes them, `\u{1b}`), and cut if it is very long. For words of others in a message of ours: manifests,
+/// logs and answers of containers.
+pub fn in_one_line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars() {
+        if line.len() >= LONGEST {
+            line.push('…');
+            break;
+        }
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
 /// How bad the writer thinks it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -114,6 +136,19 @@ mod tests {
         ] {
             assert_eq!(message(line), expected);
         }
+    }
+
+    #[test]
+    fn nothing_of_others_breaks_a_line_or_moves_a_terminals_cursor() {
+        for (text, expected) in [
+            ("größe", "größe"),
+            ("a\nb\tc", "a\\nb\\tc"),
+            ("\u{1b}[2Jgone\u{7}", "\\u{1b}[2Jgone\\u{7}"),
+            ("\u{9b}31m\u{2028}", "\\u{9b}31m\\u{2028}"),
+        ] {
+            assert_eq!(in_one_line(text), expected);
+        }
+        assert_eq!(in_one_line(&"x".repeat(700)), format!("{}…", "x".repeat(600)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //! - Only what the journal says plinth made is removed, and containers that carry our label. Foreign files stay, and
-//!   so does a directory that still holds one.
+//!   so do a directory that still holds one and a file made for a container that has written to it.
 //! - No data is removed before `/proc` shows that none of our processes runs.
 //! - Interrupted anywhere, it can be run again: the journal goes last.
 //! - The report comes from looking at the host again, not from memory.
@@ -82,7 +82,7 @@ pub enum ResetError {
 /// What `reset` would remove: the creations of the journal, and the state directory.
 pub fn preview(layout: &Layout, ledger: &Ledger, options: Options, etcd_data: &[PathBuf]) -> Vec<String> {
     let mut paths: BTreeSet<String> =
-        ledger.creations().filter(|creation| !is_kept(creation, options, etcd_data)).map(describe).collect();
+        ledger.creations().filter(|c| !is_kept(c, options, etcd_data) && !is_filled(c)).map(describe).collect();
     for path in [layout.state(), layout.run()] {
         if path.exists() {
             paths.insert(path.display().to_string());
@@ -124,6 +124,9 @@ pub async fn run<R: Runtime>(
     for creation in &removable {
         if is_kept(creation, options, etcd_data) {
             left.push(Left { what: describe(creation), why: "kept as asked".to_owned(), failed: false });
+        } else if is_filled(creation) {
+            let why = "was made empty for a container, and is no empty file any more".to_owned();
+            left.push(Left { what: describe(creation), why, failed: false });
         } else if let Creation::Image { reference } = creation {
             if options.images {
                 host.runtime.remove_image(reference).await?;
@@ -152,9 +155,18 @@ fn is_kept(creation: &Creation, options: Options, etcd_data: &[PathBuf]) -> bool
         }
 }
 
+/// Whether it is a file for a container and something else by now than the empty file that plinth made.
+fn is_filled(creation: &Creation) -> bool {
+    let Creation::HostFile { path } = creation else { return false };
+    path.symlink_metadata().is_ok_and(|meta| !meta.is_file() || meta.len() > 0)
+}
+
 fn describe(creation: &Creation) -> String {
     match creation {
-        Creation::File { path } | Creation::Directory { path } | Creation::Tree { path } => path.display().to_string(),
+        Creation::File { path }
+        | Creation::HostFile { path }
+        | Creation::Directory { path }
+        | Creation::Tree { path } => path.display().to_string(),
         Creation::Container { id } => format!("container {id}"),
         Creation::Image { reference } => format!("image {reference}"),
         Creation::Unit { name } => format!("unit {name}"),
@@ -164,7 +176,9 @@ fn describe(creation: &Creation) -> String {
 /// Position in removal: deeper paths first, and a directory's content before itself.
 fn depth(creation: &Creation) -> (usize, bool) {
     match creation {
-        Creation::File { path } | Creation::Tree { path } => (path.components().count(), true),
+        Creation::File { path } | Creation::HostFile { path } | Creation::Tree { path } => {
+            (path.components().count(), true)
+        }
         Creation::Directory { path } => (path.components().count(), false),
         Creation::Container { .. } | Creation::Image { .. } | Creation::Unit { .. } => (usize::MAX, true),
     }
@@ -174,6 +188,7 @@ fn remove(creation: &Creation) -> Result<(), FsError> {
     match creation {
         // With what a writer that was killed left beside it, which may be a key.
         Creation::File { path } => fsx::remove_file(&fsx::temporary(path)).and(fsx::remove_file(path)).map(drop),
+        Creation::HostFile { path } => fsx::remove_file(path).map(drop),
         Creation::Directory { path } => fsx::remove_empty_directory(path).map(drop),
         Creation::Tree { path } => fsx::empty_directory(path),
         // Containers are gone by now, images have their own turn, and the unit was disabled with the agent.
@@ -228,13 +243,18 @@ fn look_again(layout: &Layout, ledger: &Ledger, mut left: Vec<Left>, containers:
     let mut removed = BTreeSet::new();
     for creation in ledger.creations() {
         let path = match creation {
-            Creation::File { path } | Creation::Directory { path } | Creation::Tree { path } => path,
+            Creation::File { path }
+            | Creation::HostFile { path }
+            | Creation::Directory { path }
+            | Creation::Tree { path } => path,
             Creation::Container { .. } | Creation::Image { .. } | Creation::Unit { .. } => continue,
         };
         let what = path.display().to_string();
         if !exists(path) {
             removed.insert(what);
-        } else if matches!(creation, Creation::File { .. }) {
+        } else if matches!(creation, Creation::File { .. })
+            || matches!(creation, Creation::HostFile { .. }) && !is_filled(creation)
+        {
             left.push(Left { what, why: "is still there".to_owned(), failed: true });
         } else if !left.iter().any(|left| left.what == what) && !fsx::is_empty_directory(path) {
             left.push(Left { what, why: "holds files that plinth did not make".to_owned(), failed: false });
@@ -352,6 +372,33 @@ mod tests {
         assert!(report.is_complete());
         assert!(fixture.path("etc/kubernetes/theirs").exists() && !fixture.path("etc/kubernetes/admin.conf").exists());
         assert!(report.left.iter().any(|l| l.what.ends_with("etc/kubernetes") && !l.failed), "{report:?}");
+    }
+
+    #[tokio::test]
+    async fn a_file_for_a_container_goes_only_while_it_is_empty() {
+        for (name, stays) in [("empty", false), ("gone", false), ("filled", true), ("directory", true), ("link", true)]
+        {
+            let fixture = fixture();
+            let path = fixture.path("srv/made-for-a-container");
+            let made = [Creation::Directory { path: fixture.path("srv") }, Creation::HostFile { path: path.clone() }];
+            fixture.journal.append(&made.map(|what| Record::Make { what })).unwrap();
+            std::fs::create_dir(fixture.path("srv")).unwrap();
+            match name {
+                "empty" => std::fs::write(&path, "").unwrap(),
+                "filled" => std::fs::write(&path, "data").unwrap(),
+                "directory" => std::fs::create_dir(&path).unwrap(),
+                "link" => std::os::unix::fs::symlink("elsewhere", &path).unwrap(),
+                _ => {}
+            }
+            let shown = preview(&fixture.layout, &fixture.journal.ledger().unwrap(), Options::default(), &[]);
+            assert_eq!(shown.contains(&path.display().to_string()), !stays, "{name}");
+            let report = fixture.reset(Options::default(), &[]).await;
+            assert!(report.is_complete() && !fixture.layout.state().exists(), "{name}: {report:?}");
+            assert_eq!((exists(&path), fixture.path("srv").exists()), (stays, stays), "{name}");
+            let named = report.left.iter().any(|l| l.what.ends_with("container") && l.why.contains("made empty"));
+            assert_eq!(named, stays, "{name}: {report:?}");
+            assert_eq!(report.removed.contains(&path.display().to_string()), !stays, "{name}");
+        }
     }
 
     #[tokio::test]

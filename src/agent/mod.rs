@@ -7,7 +7,8 @@
 //! - One agent per root, by file lock. It never touches a container without its label.
 //! - Containers outlive the agent: on shutdown they are left running, and the next agent takes them over by label
 //!   without touching what is right.
-//! - A crash is acted on when it happens (events); what events miss is caught by a complete list every 15 s.
+//! - A crash is acted on when it happens (events); what events miss is caught by a complete list every 15 s. While a
+//!   container of a pod is being stopped or its image pulled, the rest of that pod waits, as with a kubelet.
 //! - Nothing of a source is removed before that source has been read once; no source holds up another one.
 //! - No decision needs the API server.
 //!
@@ -18,6 +19,7 @@
 //! While the runtime is away the agent waits, says so in `/status`, and then restarts only what really died. A SIGKILL
 //! at any instant loses nothing but back-off.
 
+pub mod blocking;
 pub mod board;
 pub mod client;
 pub mod hook;
@@ -53,8 +55,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::board::Board;
@@ -75,12 +77,16 @@ use crate::clock::Clock;
 use crate::fsx::{self, FsError, Lock};
 use crate::layout::Layout;
 use crate::proc::Proc;
-use crate::runtime::{Container, Event, Runtime, RuntimeError, labels};
+use crate::runtime::{Container, Event, EventKind, Runtime, RuntimeError, labels};
 
 /// How long the lock is tried for: others only peek at it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How soon a runtime that is away is asked again, at first and at most.
 const AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How soon all containers are listed when an event speaks of an unknown pod: those that come together need one list.
+const UNKNOWN_SETTLES: Duration = Duration::from_millis(100);
+/// How soon a worker that has failed is started again, at first and at most.
+const WORKER_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// Settings of an agent.
 #[derive(Clone)]
@@ -322,7 +328,13 @@ struct Hub<R> {
     /// By kind, as last published.
     sources: BTreeMap<SourceKind, Published>,
     workers: HashMap<PodKey, Handle>,
-    tasks: JoinSet<PodKey>,
+    tasks: JoinSet<()>,
+    /// Whose task it is.
+    owners: HashMap<tokio::task::Id, PodKey>,
+    /// Workers that ended in a panic.
+    failures: BTreeMap<PodKey, Failure>,
+    /// When all containers are to be listed, if before the next time that they are anyway.
+    list_at: Option<Instant>,
     /// Which pod a UID belongs to, as far as known.
     uids: HashMap<String, PodKey>,
     /// A first list has been seen.
@@ -336,11 +348,33 @@ enum Connection {
     Kept,
 }
 
+/// A defect of ours that one pod brings out.
+struct Failure {
+    why: String,
+    /// In a row.
+    count: u32,
+    again_at: Instant,
+}
+
 struct Handle {
     wanted: watch::Sender<Wanted>,
     /// Sources that its containers may come from.
     sources: BTreeSet<SourceKind>,
+    /// UIDs of pods it runs or has yet to clear away.
+    uids: BTreeSet<String>,
     messages: mpsc::UnboundedSender<Message>,
+}
+
+impl Handle {
+    /// Forgets the UIDs of pods that have neither any of its `containers` nor a directory, which goes last, below `pods`.
+    fn forget_uids(&mut self, containers: &[Container], pods: &Path) {
+        let wanted = self.wanted.borrow();
+        // One that is being removed holds what it has until it ends.
+        if let Some(wanted) = wanted.uid() {
+            let is_used = |uid: &str| containers.iter().any(|container| uid_of(container) == uid);
+            self.uids.retain(|uid| uid == wanted || is_used(uid) || pods.join(uid).exists());
+        }
+    }
 }
 
 impl<R: Runtime> Hub<R> {
@@ -352,6 +386,9 @@ impl<R: Runtime> Hub<R> {
             sources,
             workers: HashMap::new(),
             tasks: JoinSet::new(),
+            owners: HashMap::new(),
+            failures: BTreeMap::new(),
+            list_at: None,
             uids: HashMap::new(),
             listed: false,
         }
@@ -372,17 +409,20 @@ impl<R: Runtime> Hub<R> {
             loop {
                 tokio::select! {
                     event = events.recv() => match event {
-                        Some(Ok(event)) => self.route(&event).await,
+                        Some(Ok(event)) => self.route(&event),
                         Some(Err(error)) => break self.lost(&error.to_string()),
                         None => break self.lost("its events ended"),
                     },
                     () = self.shared.board.lost.notified() => break,
+                    () = sleep_until(self.list_at.unwrap_or_else(Instant::now)), if self.list_at.is_some() => {
+                        if !self.list(Connection::Kept).await { break }
+                    }
                     _ = relist.tick() => if !self.list(Connection::Kept).await { break },
                     more = published.recv() => match more {
                         Some(published) => self.take(published),
                         None => return,
                     },
-                    Some(ended) = self.tasks.join_next() => self.reap(ended),
+                    Some(ended) = self.tasks.join_next_with_id() => self.reap(ended),
                 }
             }
         }
@@ -436,27 +476,33 @@ impl<R: Runtime> Hub<R> {
             }
         }
         self.listed = true;
-        for (key, handle) in &self.workers {
+        let now = Instant::now();
+        // Whoever has gone on for some time since is well.
+        self.failures.retain(|_, failure| now < failure.again_at + 2 * WORKER_AGAIN.1);
+        self.list_at = self.failures.values().map(|failure| failure.again_at).filter(|at| *at > now).min();
+        for (key, handle) in &mut self.workers {
             // A worker that is just ending needs neither.
             if connection == Connection::New {
                 let _ = handle.messages.send(Message::Reconnected);
             }
-            let _ = handle.messages.send(Message::Listed(by_pod.remove(key).unwrap_or_default()));
+            let containers = by_pod.remove(key).unwrap_or_default();
+            handle.forget_uids(&containers, &self.shared.pods);
+            let _ = handle.messages.send(Message::Listed(containers));
         }
         self.assign(by_pod);
-        self.sweep();
+        self.sweep().await;
         true
     }
 
     /// Removes directories and log links of pods that neither are wanted nor have containers: what a pod leaves behind
     /// whose containers went while no agent was there to see it.
-    fn sweep(&self) {
+    async fn sweep(&self) {
         for uid in volume::present(&self.shared.pods).into_iter().filter(|uid| !self.uids.contains_key(uid)) {
             let known = recall_source(&self.shared.pods, &uid).map_or_else(
                 || SourceKind::ALL.into_iter().all(|source| self.is_complete(source)),
                 |source| self.is_complete(source),
             );
-            if known && let Err(error) = self.shared.discard(&uid) {
+            if known && let Err(error) = self.shared.discard(&uid).await {
                 tracing::warn!(uid, %error, "cannot remove the directory of a pod that is gone");
             }
         }
@@ -479,6 +525,11 @@ impl<R: Runtime> Hub<R> {
         {
             tracing::warn!(source = published.location, problem, "a source has a problem");
         }
+        if let Some(remark) = &published.remark
+            && known.is_none_or(|known| known.remark.as_ref() != Some(remark))
+        {
+            tracing::info!(source = published.location, remark, "about a source");
+        }
         self.sources.insert(published.source, published);
         self.assign(BTreeMap::new());
     }
@@ -489,10 +540,11 @@ impl<R: Runtime> Hub<R> {
         let orders = resolve_order(pods.values().map(AsRef::as_ref));
         let waited_for: BTreeSet<_> =
             orders.values().flat_map(|order| order.wait_for.iter().chain(&order.uses)).cloned().collect();
+        let held_up = self.held_up(&pods, &found);
         let board = &self.shared.board;
         board.metrics.set_pods(pods.len());
         let sources = self.sources.values().map(|source| source.status(&shadowed)).collect();
-        board.set_sources(sources, self.warnings(&pods));
+        board.set_sources(sources, self.warnings(&pods, &held_up));
         if !self.listed {
             return;
         }
@@ -503,7 +555,11 @@ impl<R: Runtime> Hub<R> {
                 Some(handle) => handle.sources.clone(),
                 None => containers.iter().map(|container| self.source_of(container)).collect(),
             };
-            let wanted = match pods.get(&key) {
+            let is_held_up = held_up.contains_key(&key);
+            if is_held_up && containers.is_empty() && !self.workers.contains_key(&key) {
+                continue;
+            }
+            let wanted = match pods.get(&key).filter(|_| !is_held_up) {
                 Some(pod) => {
                     sources.insert(pod.source);
                     self.uids.insert(pod.uid.clone(), key.clone());
@@ -517,6 +573,7 @@ impl<R: Runtime> Hub<R> {
             match self.workers.get_mut(&key) {
                 Some(handle) => {
                     handle.sources = sources;
+                    handle.uids.extend(wanted.uid().map(str::to_owned));
                     handle.wanted.send_if_modified(|present| {
                         let differs = *present != wanted;
                         *present = wanted;
@@ -528,6 +585,21 @@ impl<R: Runtime> Hub<R> {
         }
     }
 
+    /// Pods that cannot start yet, each with the one that has its UID until it is gone: both would be in one directory,
+    /// and the end of the one would delete the data of the other.
+    fn held_up(
+        &self,
+        pods: &BTreeMap<PodKey, Arc<StaticPod>>,
+        found: &BTreeMap<PodKey, Vec<Container>>,
+    ) -> BTreeMap<PodKey, PodKey> {
+        let tended =
+            self.workers.iter().flat_map(|(key, handle)| handle.uids.iter().map(move |uid| (uid.as_str(), key)));
+        let left = found.iter().flat_map(|(key, left)| left.iter().map(move |container| (uid_of(container), key)));
+        let holders: BTreeSet<_> = tended.chain(left).collect();
+        let other = |pod: &StaticPod| holders.iter().find(|(uid, key)| *uid == pod.uid && **key != pod.key);
+        pods.values().filter_map(|pod| Some((pod.key.clone(), other(pod)?.1.clone()))).collect()
+    }
+
     /// Where the pod of a container comes from. What an earlier plinth made without saying so came from a file.
     fn source_of(&self, container: &Container) -> SourceKind {
         let label = container.labels.get(labels::SOURCE).and_then(|name| SourceKind::named(name));
@@ -535,53 +607,78 @@ impl<R: Runtime> Hub<R> {
     }
 
     fn start(&mut self, key: PodKey, wanted: Wanted, sources: BTreeSet<SourceKind>, containers: Vec<Container>) {
+        if self.failures.get(&key).is_some_and(|failure| Instant::now() < failure.again_at) {
+            // With the list that is due then.
+            return;
+        }
+        let uids = containers.iter().map(uid_of).chain(wanted.uid()).map(str::to_owned).collect();
         let (wanted, wanted_by_worker) = watch::channel(wanted);
         let (messages, messages_to_worker) = mpsc::unbounded_channel();
         let worker =
             Worker::new(Arc::clone(&self.shared), key.clone(), wanted_by_worker, messages_to_worker, containers);
-        self.workers.insert(key.clone(), Handle { wanted, sources, messages });
-        self.tasks.spawn(async move {
-            worker.run().await;
-            key
-        });
+        self.workers.insert(key.clone(), Handle { wanted, sources, uids, messages });
+        let task = self.tasks.spawn(worker.run());
+        self.owners.insert(task.id(), key);
     }
 
-    async fn route(&mut self, event: &Event) {
-        let Some(handle) = self.uids.get(&event.pod_uid).and_then(|key| self.workers.get(key)) else {
-            // Ours by its label, but of no pod that we know.
-            self.list(Connection::Kept).await;
-            return;
-        };
-        // A worker that is just ending does not need it.
-        let _ = handle.messages.send(Message::Look(event.container.clone(), event.kind));
-    }
-
-    /// A worker has ended: its pod is gone. If the pod is wanted again meanwhile, another one starts.
-    fn reap(&mut self, ended: Result<PodKey, tokio::task::JoinError>) {
-        match ended {
-            Ok(key) => {
-                self.workers.remove(&key);
-                self.uids.retain(|_, pod| *pod != key);
-                self.assign(BTreeMap::new());
-            }
-            Err(error) => {
-                tracing::error!(%error, "a worker failed");
-                // Which one is not known; those whose channel is closed are replaced from the next list.
-                self.workers.retain(|_, handle| !handle.messages.is_closed());
-                self.shared.board.lost.notify_one();
-            }
+    fn route(&mut self, event: &Event) {
+        if let Some(handle) = self.uids.get(&event.pod_uid).and_then(|key| self.workers.get(key)) {
+            // A worker that is just ending does not need it.
+            let _ = handle.messages.send(Message::Look(event.container.clone(), event.kind));
+        } else if event.kind != EventKind::Removed {
+            // Ours by its label, but of no pod that we know. Of one that is gone, its removal is the last echo.
+            self.list_soon(Instant::now() + UNKNOWN_SETTLES);
         }
     }
 
-    fn warnings(&self, pods: &BTreeMap<PodKey, Arc<StaticPod>>) -> Vec<String> {
+    fn list_soon(&mut self, at: Instant) {
+        self.list_at = Some(self.list_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// A worker has ended: its pod is gone, or it failed. If the pod is wanted (again), another one starts.
+    fn reap(&mut self, ended: Result<(tokio::task::Id, ()), JoinError>) {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+        // Every task has been entered.
+        let Some(key) = self.owners.remove(&id) else { return };
+        self.workers.remove(&key);
+        match ended {
+            Ok(_) => {
+                self.failures.remove(&key);
+                self.uids.retain(|_, pod| *pod != key);
+            }
+            Err(error) => {
+                let count = self.failures.get(&key).map_or(1, |failure| failure.count + 1);
+                let pause = (WORKER_AGAIN.0 * 2_u32.saturating_pow(count - 1)).min(WORKER_AGAIN.1);
+                tracing::error!(pod = %key, %error, count, again_in = ?pause, "a worker failed");
+                let again_at = Instant::now() + pause;
+                self.failures.insert(key, Failure { why: error.to_string(), count, again_at });
+                // What it knew went with it; the next one starts from a list.
+                self.list_soon(again_at);
+            }
+        }
+        self.assign(BTreeMap::new());
+    }
+
+    fn warnings(&self, pods: &BTreeMap<PodKey, Arc<StaticPod>>, held_up: &BTreeMap<PodKey, PodKey>) -> Vec<String> {
         let node = &self.shared.node;
         let mut warnings = self.notes.clone();
+        let remarks = self.sources.values().filter_map(|source| Some((&source.location, source.remark.as_ref()?)));
+        warnings.extend(remarks.map(|(location, remark)| format!("{location}: {remark}")));
+        warnings.extend(
+            held_up.iter().map(|(pod, holder)| format!("{pod} has the UID of {holder} and starts once that is gone")),
+        );
         if !node.may_protect_from_oom && pods.values().any(|pod| translate::wants_oom_protection(pod, node)) {
             warnings.push(
                 "without CAP_SYS_RESOURCE containers run with no protection from the OOM killer (oom_score_adj)"
                     .to_owned(),
             );
         }
+        warnings.extend(self.failures.iter().map(|(key, failure)| {
+            format!(
+                "a defect of this program keeps pod {key} from being tended (failure {}): {}",
+                failure.count, failure.why
+            )
+        }));
         warnings.extend(ports::rivals(pods.values().map(AsRef::as_ref)));
         warnings
     }

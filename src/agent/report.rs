@@ -352,7 +352,7 @@ fn message(
         }
         _ => format!("{name} runs; its readiness probe has not answered yet"),
     })
-    .map(|message| with_remarks(&message, &pod.warnings, &snapshot.remarks))
+    .map(|message| with_remarks(&logline::in_one_line(&message), &pod.warnings, &snapshot.remarks))
 }
 
 /// What the engine said when it could not start a container.

@@ -123,6 +123,11 @@ pub struct TerminationSummary {
 }
 
 impl PodSummary {
+    /// It is ready, or has done what it had to; its message is then no more than a remark.
+    pub fn is_well(&self) -> bool {
+        self.ready || self.phase == "Succeeded"
+    }
+
     /// Nothing is wrong, it only takes its time: what is not ready `now` runs for the first time, has not answered its
     /// start-up probe yet, or has only just done so.
     pub fn is_starting(&self, now: Timestamp) -> bool {

@@ -31,6 +31,11 @@ pub const GRACE_LABEL: &str = "io.kubernetes.pod.terminationGracePeriod";
 /// manifest is no longer there.
 pub const SIDECAR_LABEL: &str = "plinth.dev/sidecar";
 
+/// How long an edited spec has to stay as it is before the first container is made from it. An editor's second save and
+/// a tool that writes again and again come within this; a container made for one that is already outdated would be sent
+/// SIGTERM before its process can handle it, and then hold up the pod for its whole grace.
+pub const EDITS_SETTLE: Duration = Duration::from_millis(300);
+
 /// Waiting times. The defaults are the kubelet's; tests shorten them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
@@ -101,6 +106,10 @@ pub struct Unready {
 pub struct PodState {
     /// Hash of the spec that all of this is about.
     hash: String,
+    /// When that spec arrived.
+    arrived: Timestamp,
+    /// It came after another one of which containers were there.
+    edited: bool,
     /// The hold of `plinth.dev/after` is over.
     released: bool,
     /// Since when the pod is held.
@@ -345,8 +354,15 @@ impl Round<'_> {
 
     fn run(&mut self, pod: &StaticPod) {
         if self.out.state.hash != pod.hash {
-            let uids = std::mem::take(&mut self.out.state.uids);
-            self.out.state = PodState { hash: pod.hash.clone(), uids, ..PodState::default() };
+            let last = std::mem::take(&mut self.out.state);
+            let ran = !last.hash.is_empty() && !self.observed.containers.is_empty();
+            self.out.state = PodState {
+                hash: pod.hash.clone(),
+                arrived: self.now,
+                edited: last.edited || ran,
+                uids: last.uids,
+                ..PodState::default()
+            };
         }
         let containers = self.observed.containers;
         let (current, old): (Vec<_>, Vec<_>) = containers.values().partition(|c| belongs_to(c, pod));
@@ -640,8 +656,23 @@ impl Round<'_> {
             }
             _ => {}
         }
+        if self.unsettled() {
+            return self.wait(name, "ContainerCreating", "the manifest has just changed", None);
+        }
         self.out.state.uids.insert(pod.uid.clone());
         self.out.actions.push(Action::Create { container: name.to_owned(), attempt });
+    }
+
+    /// Whether the next edit may be about to come.
+    fn unsettled(&mut self) -> bool {
+        let (arrived, edited) = (self.out.state.arrived, self.out.state.edited);
+        let until = after(arrived, EDITS_SETTLE);
+        // A clock that was set back must not stretch the wait.
+        let unsettled = edited && arrived <= self.now && self.now < until;
+        if unsettled {
+            self.wake(until);
+        }
+        unsettled
     }
 
     fn pull(&mut self, name: &str, failure: Option<Failure>, recheck: Option<Timestamp>) {

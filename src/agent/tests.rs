@@ -16,6 +16,7 @@ use crate::runtime::{ContainerSpec, State};
 
 mod sources;
 mod timing;
+mod uids;
 
 /// What the agents of a host have recorded as made, and not as gone.
 #[derive(Default)]
@@ -230,6 +231,23 @@ async fn a_pod_starts_restarts_changes_and_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_many_quick_edits_only_the_last_is_made() {
+    let host = Host::started();
+    host.write("web", &pod("web", "i:1", ""));
+    host.until_running(&["c_web-node_default"]).await;
+    for version in 0..100 {
+        host.write("web", &pod("web", "i:1", &format!("labels: {{v: v{version}}}")));
+        sleep(Duration::from_millis(50)).await;
+    }
+    host.write("web", &pod("web", "i:2", ""));
+    host.until("the last one runs", |host| {
+        host.fake.containers().iter().any(|c| c.image == "i:2" && step::is_running(c))
+    })
+    .await;
+    assert_eq!(host.fake.count(Op::Create), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_agent_takes_over_what_is_right() {
     let mut host = Host::started();
     host.write("web", &pod("web", "i:1", ""));
@@ -406,6 +424,106 @@ async fn a_slow_stop_of_one_pod_holds_up_no_other_and_the_newest_spec_wins() {
     .await;
     sleep(Duration::from_secs(5)).await;
     assert_eq!(host.fake.count(Op::Create), 3, "the version in between was never made");
+}
+
+/// The only thread that may block is busy for as long as the gate is closed, as with a volume that takes long to remove.
+#[test]
+fn slow_file_work_of_one_pod_holds_up_neither_the_socket_nor_another_pod() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let host = Host::started();
+        host.fake.set_program("i:1", Program::default().stops_after(Duration::from_secs(1), 0));
+        host.write("slow", &pod("slow", "i:1", ""));
+        host.write("other", &pod("other", "i:2", ""));
+        host.until_running(&["c_other-node_default", "c_slow-node_default"]).await;
+        let directory = |host: &Host| std::fs::read_dir(host.layout().pods()).unwrap().count();
+        host.until("both manifests are kept", |host| directory(host) == 2).await;
+        host.delete("slow");
+        host.until("it is being stopped", |host| host.fake.count(Op::Stop) == 1).await;
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || gate.recv());
+        host.until("its container is gone", |host| host.fake.containers().len() == 1).await;
+        host.fake.kill(&host.fake.running()[0], 1);
+        host.until("the other is restarted", |host| host.fake.count(Op::Start) == 3).await;
+        assert!(host.get("/healthz").await.starts_with("HTTP/1.1 200"));
+        assert_eq!(directory(&host), 2, "the directory waits for its turn");
+        open.send(()).unwrap();
+        busy.await.unwrap().unwrap();
+        host.until("it is gone as well", |host| directory(host) == 1).await;
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_unknown_pods_cost_one_list_and_removals_none() {
+    let host = Host::started();
+    host.until("the agent listed", |host| host.fake.count(Op::List) == 1).await;
+    host.fake.set_program("i:1", Program::default().exits_after(Duration::from_millis(50), 0));
+    let agent = std::fs::read_to_string(host.layout().agent_id()).unwrap().trim().to_owned();
+    let mut strangers = Vec::new();
+    for number in 0..5 {
+        let labels = [(labels::AGENT, agent.clone()), (labels::POD_UID, format!("unknown-{number}"))];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value)).into();
+        let spec =
+            ContainerSpec { name: format!("x{number}"), image: "i:1".into(), labels, ..ContainerSpec::default() };
+        let id = host.fake.create(&spec).await.unwrap();
+        host.fake.start(&id).await.unwrap();
+        strangers.push(id);
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(host.fake.count(Op::List), 2);
+    for id in strangers {
+        host.fake.remove(&id).await.unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(host.fake.count(Op::List), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_fails_again_and_again_is_started_less_and_less_often_and_shown() {
+    let host = Host::started();
+    host.until("the agent listed", |host| host.fake.count(Op::List) == 1).await;
+    host.write("good", &pod("good", "i:2", ""));
+    host.until_running(&["c_good-node_default"]).await;
+    host.fake.panic_next(Op::Create, 4);
+    host.write("bad", &pod("bad", "i:1", ""));
+    host.until("it failed", |host| host.fake.count(Op::Create) == 2).await;
+    sleep(Duration::from_millis(500)).await;
+    let warnings = host.status().await.warnings;
+    assert!(
+        warnings.iter().any(|warning| warning.contains("bad-node") && warning.contains("panicked")),
+        "{warnings:?}"
+    );
+    host.until_running(&["c_bad-node_default", "c_good-node_default"]).await;
+    let of_bad = |call: &crate::runtime::fake::Call| call.op == Op::Create && call.target.contains("_bad-");
+    let at: Vec<_> = host.fake.calls().into_iter().filter(of_bad).map(|call| call.at).collect();
+    let gaps: Vec<_> = at.windows(2).map(|pair| elapsed(pair[0], pair[1]).as_secs()).collect();
+    assert_eq!(gaps, [1, 2, 4, 8]);
+    sleep(Duration::from_mins(3)).await;
+    assert_eq!(host.status().await.warnings, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_breaks_counts_as_failed() {
+    let host = Host::started();
+    host.fake.panic_next(Op::Exec, 1);
+    host.write("web", &hooked("i:1", "postStart: {exec: {command: [x]}}"));
+    host.until("it is stopped and started again", |host| host.fake.count(Op::Start) == 2).await;
+    assert_eq!(host.fake.count(Op::Stop), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_words_that_the_runtime_could_not_give_are_asked_for_again() {
+    let host = Host::started();
+    host.write("web", &pod("web", "i:1", "").replace("hostNetwork", "restartPolicy: Never\n  hostNetwork"));
+    host.until_running(&["c_web-node_default"]).await;
+    let name = host.fake.running()[0].clone();
+    host.fake.write_log(&name, "no such flag\n");
+    host.fake.fail_next(Op::Logs, RuntimeError::Unreachable("it restarts".to_owned()));
+    host.fake.kill(&name, 2);
+    host.until("it is asked again", |host| host.fake.count(Op::Logs) == 2).await;
+    sleep(Duration::from_secs(1)).await;
+    let message = host.status().await.pods[0].message.clone();
+    assert_eq!(message.as_deref(), Some("c ended: exit code 2: no such flag"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,12 +12,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource, Volume};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::MsFlags;
 use nix::sys::stat::{Mode, fchmod, mkdirat};
+use tokio::runtime::Handle;
 
+use super::blocking::apart;
 use super::ledger::{LedgerError, Writer};
 use super::pod::StaticPod;
 use super::quantity;
@@ -68,18 +70,36 @@ pub enum VolumeError {
     },
 }
 
-/// Prepares the volumes that `container` mounts (others are left alone) and returns where they are, by name.
+/// Prepares the volumes that `container` mounts (others are left alone) and returns where they are, by name. What is
+/// mounted there may not answer, and so files are asked for on a thread of their own.
 pub async fn prepare(
     pod: &StaticPod,
     container: &Container,
     pods: &Path,
     ledger: &Writer,
 ) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
+    let mounted = mounted(pod, container);
+    if !mounted.iter().any(|volume| volume.host_path.is_some() || volume.empty_dir.is_some()) {
+        return Ok(BTreeMap::new());
+    }
+    let (pod, pods, ledger, runtime) = (pod.clone(), pods.to_owned(), ledger.clone(), Handle::current());
+    apart(move || runtime.block_on(prepare_here(&pod, &mounted, &pods, &ledger))).await
+}
+
+/// The volumes that `container` mounts.
+fn mounted(pod: &StaticPod, container: &Container) -> Vec<Volume> {
+    let is_mounted = |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
+    pod.spec.volumes.iter().flatten().filter(|volume| is_mounted(&volume.name)).cloned().collect()
+}
+
+async fn prepare_here(
+    pod: &StaticPod,
+    volumes: &[Volume],
+    pods: &Path,
+    ledger: &Writer,
+) -> Result<BTreeMap<String, PathBuf>, VolumeError> {
     let mut found = BTreeMap::new();
-    for volume in pod.spec.volumes.iter().flatten() {
-        if !container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name) {
-            continue;
-        }
+    for volume in volumes {
         let path = if let Some(host_path) = &volume.host_path {
             host(&volume.name, host_path, ledger).await?
         } else if let Some(empty_dir) = &volume.empty_dir {
@@ -111,8 +131,10 @@ pub async fn sub_paths(
         if let (Some(root), Some(path)) = (volumes.get(&mount.name), wanted.get(&mount.mount_path)) {
             // An emptyDir is in our own state directory.
             let outside = pod.spec.volumes.iter().flatten().any(|v| v.name == mount.name && v.host_path.is_some());
-            let ledger = outside.then_some(ledger);
-            found.insert(mount.mount_path.clone(), sub_path(&mount.name, root, path, ledger).await?);
+            let ledger = outside.then(|| ledger.clone());
+            let (name, root, path, runtime) = (mount.name.clone(), root.clone(), path.clone(), Handle::current());
+            let sub_path = move || runtime.block_on(sub_path(&name, &root, &path, ledger.as_ref()));
+            found.insert(mount.mount_path.clone(), apart(sub_path).await?);
         }
     }
     Ok(found)
@@ -202,7 +224,7 @@ async fn host(volume: &str, source: &HostPathVolumeSource, ledger: &Writer) -> R
             fsx::create_directories(&path, 0o755).map_err(files)?;
         }
         "FileOrCreate" if present.is_none() => {
-            record(vec![Creation::File { path: path.clone() }]).await?;
+            record(vec![Creation::HostFile { path: path.clone() }]).await?;
             fsx::open_append(&path, 0o644).map_err(files)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
                 .map_err(|error| files(FsError::of("set the mode of", &path)(error)))?;
@@ -302,7 +324,7 @@ mod tests {
     impl Ledger for Recorder {
         fn record(&self, records: &[Record]) -> Result<(), JournalError> {
             for record in records {
-                let Record::Make { what: Creation::Directory { path } | Creation::File { path } } = record else {
+                let Record::Make { what: Creation::Directory { path } | Creation::HostFile { path } } = record else {
                     panic!("{record:?}");
                 };
                 assert!(!path.exists(), "recorded before it is made");

@@ -11,10 +11,12 @@
 //! the worker waits until the agent has a fresh list.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as Spec, LifecycleHandler};
@@ -22,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::blocking::apart;
 use super::board::{Answer, Board, LastWords, Snapshot};
 use super::hook;
 use super::ledger::{LedgerError, Writer};
@@ -83,10 +86,15 @@ pub struct Shared<R> {
 impl<R> Shared<R> {
     /// Removes what is left on the disk of the pod `uid`, which has no containers any more. Its directory goes last: as
     /// long as it is there, whoever comes after a crash knows that the rest may be, too.
-    pub fn discard(&self, uid: &str) -> Result<(), FsError> {
-        let gone = self.logs.discard(uid)?;
-        self.ledger.note(gone.into_iter().map(|what| Record::Gone { what }).collect());
-        volume::discard(&self.pods, uid)
+    pub async fn discard(&self, uid: &str) -> Result<(), FsError> {
+        let (logs, ledger, pods, uid) = (self.logs.clone(), self.ledger.clone(), self.pods.clone(), uid.to_owned());
+        let discard = move || {
+            let gone = logs.discard(&uid)?;
+            Ok((gone, volume::discard(&pods, &uid)))
+        };
+        let (gone, discarded) = apart(discard).await?;
+        ledger.note(gone.into_iter().map(|what| Record::Gone { what }).collect());
+        discarded
     }
 }
 
@@ -109,6 +117,14 @@ pub enum Wanted {
 }
 
 impl Wanted {
+    /// UID of the pod to run.
+    pub fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Run { pod, .. } => Some(&pod.uid),
+            Self::Remove | Self::Keep => None,
+        }
+    }
+
     /// Whether what other pods answer matters.
     fn depends_on_others(&self) -> bool {
         matches!(self, Self::Run { order, .. } if !(order.wait_for.is_empty() && order.uses.is_empty()))
@@ -349,7 +365,7 @@ impl<R: Runtime> Worker<R> {
                 while let Some(Ok(result)) = self.bookkeeper.join_next().await {
                     self.take_books(result);
                 }
-                if let Err(error) = self.shared.discard(uid) {
+                if let Err(error) = self.shared.discard(uid).await {
                     tracing::warn!(pod = %self.key, %error, "cannot remove the directory of a pod");
                 }
                 ("discard", true)
@@ -654,8 +670,9 @@ impl<R: Runtime> Worker<R> {
         self.health.insert(id.to_owned(), health);
         let (prober, spec, target) = (self.shared.prober.clone(), spec.clone(), self.target(pod, id));
         self.hooks.spawn(async move {
-            let result = hook::perform(&prober, &handler, &spec, &target).await;
-            (target.container_id, result)
+            let performed = AssertUnwindSafe(hook::perform(&prober, &handler, &spec, &target)).catch_unwind().await;
+            // Or the pod would wait for its end for ever.
+            (target.container_id, performed.unwrap_or_else(|_| Err("a defect of this program ended it".to_owned())))
         });
     }
 
@@ -716,7 +733,14 @@ impl<R: Runtime> Worker<R> {
             })
             .collect();
         for (id, spec, exit_code) in &silent {
-            let log = self.shared.runtime.logs(id, message::LOG_LINES).await.unwrap_or_default();
+            let log = match self.shared.runtime.logs(id, message::LOG_LINES).await {
+                // Asked again when it is back: nobody else will know why the container ended.
+                Err(error) if error.is_unreachable() => {
+                    self.lost(&error);
+                    break;
+                }
+                log => log.unwrap_or_default(),
+            };
             let lines: Vec<_> = log.lines().map(str::to_owned).collect();
             let line = logline::most_telling(&lines).unwrap_or_default().trim().chars().take(400).collect();
             let attempt = self.containers.get(id).map_or(0, attempt_of);
@@ -752,7 +776,7 @@ impl<R: Runtime> Worker<R> {
         let (ledger, logs) = (self.shared.ledger.clone(), self.shared.logs.clone());
         self.bookkeeper.spawn(async move {
             ledger.record(records).await?;
-            let gone = logs.perform(&links)?;
+            let gone = apart(move || logs.perform(&links)).await?;
             ledger.note(gone.into_iter().map(|what| Record::Gone { what }).collect());
             Ok(present)
         });

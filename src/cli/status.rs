@@ -29,6 +29,8 @@ struct Status {
     well: bool,
     /// What is not, one line each, the most important first.
     problems: Vec<String>,
+    /// What is worth knowing although it is well: of the agent, and of pods that run.
+    warnings: Vec<String>,
     /// Kubernetes version of the control plane, where one was set up.
     kubernetes_version: Option<String>,
     /// What the agent says; `null` when none answers.
@@ -54,6 +56,8 @@ pub(super) async fn run(context: &Context) -> Outcome {
 async fn gather(context: &Context) -> Result<Status, super::Failure> {
     let layout = &context.layout;
     let now = context.clock.now();
+    let ledger = ledger(&Journal::of(layout))?;
+    let standing = plan::standing(layout, &ledger)?;
     let mut problems = Vec::new();
     let agent = match AgentClient::new(layout)?.status().await {
         Ok(status) => Some(status),
@@ -63,33 +67,19 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
                     format!("the agent (pid {pid}) does not answer: {:#}", anyhow::Error::from(error))
                 }
                 Holder::Unknown => format!("the agent does not answer: {:#}", anyhow::Error::from(error)),
-                Holder::Free => {
-                    "no agent runs; `plinth init` starts it, and without it nothing is restarted".to_owned()
-                }
+                Holder::Free => nobody_runs(&standing),
             });
             None
         }
     };
+    let mut warnings = Vec::new();
     if let Some(agent) = &agent {
-        problems.extend(agent.problem.clone());
-        for source in &agent.sources {
-            problems.extend(source.problem.iter().map(|problem| format!("{}: {problem}", source.location)));
-            problems.extend(
-                source.rejected.iter().map(|one| format!("{} is not run: {}", one.file, first_line(&one.reason))),
-            );
-        }
-        let unwell = agent
-            .pods
-            .iter()
-            .filter(|pod| !pod.is_starting(now))
-            .filter_map(|pod| Some(format!("{}: {}", pod.name, pod.message.as_ref()?)));
-        problems.extend(unwell);
+        problems.extend(problems_of(agent, now));
+        warnings = warnings_of(agent);
     }
-    let ledger = ledger(&Journal::of(layout))?;
     if !service::starts_at_boot(layout, &ledger) {
         problems.push(format!("{} does not start at boot; `plinth init` enables it", service::UNIT));
     }
-    let standing = plan::standing(layout, &ledger)?;
     let cluster = match &standing {
         Standing::Committed { config } => {
             let file = ConfigFile { name: "the stored configuration", text: config };
@@ -111,7 +101,37 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
         }
     }
     let kubernetes_version = cluster.map(|cluster| cluster.version.to_string());
-    Ok(Status { well: problems.is_empty(), problems, kubernetes_version, agent, certificates })
+    Ok(Status { well: problems.is_empty(), problems, warnings, kubernetes_version, agent, certificates })
+}
+
+/// An agent without a control plane is nobody's but that of who started it.
+fn nobody_runs(standing: &Standing) -> String {
+    let start = match standing {
+        Standing::New => "`plinth agent` starts one",
+        Standing::Unfinished | Standing::Committed { .. } => "`plinth init` starts it",
+    };
+    format!("no agent runs; {start}, and without it nothing is restarted")
+}
+
+fn problems_of(agent: &AgentStatus, now: Timestamp) -> Vec<String> {
+    let mut problems: Vec<_> = agent.problem.iter().cloned().collect();
+    for source in &agent.sources {
+        problems.extend(source.problem.iter().map(|problem| format!("{}: {problem}", source.location)));
+        problems
+            .extend(source.rejected.iter().map(|one| format!("{} is not run: {}", one.file, first_line(&one.reason))));
+    }
+    let unwell = agent.pods.iter().filter(|pod| !pod.is_well() && !pod.is_starting(now));
+    problems.extend(unwell.filter_map(said));
+    problems
+}
+
+fn warnings_of(agent: &AgentStatus) -> Vec<String> {
+    let well = agent.pods.iter().filter(|pod| pod.is_well());
+    agent.warnings.iter().cloned().chain(well.filter_map(said)).collect()
+}
+
+fn said(pod: &PodSummary) -> Option<String> {
+    Some(format!("{}: {}", pod.name, pod.message.as_ref()?))
 }
 
 /// A parser shows the place below its message; in a list of problems each has one line.
@@ -159,9 +179,9 @@ fn text(status: &Status) -> String {
             let pods = if source.pods == 1 { "1 pod".to_owned() } else { format!("{} pods", source.pods) };
             text.push_str(&format!("source: {}, {pods}\n", source.location));
         }
-        for warning in &agent.warnings {
-            text.push_str(&format!("warning: {warning}\n"));
-        }
+    }
+    for warning in &status.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
     }
     if let (Some(first), Some(last)) = (status.certificates.first(), status.certificates.last()) {
         text.push_str(&format!(
@@ -170,7 +190,7 @@ fn text(status: &Status) -> String {
         ));
     }
     if status.well {
-        let starting = status.agent.iter().flat_map(|agent| &agent.pods).filter(|pod| !pod.ready).count();
+        let starting = status.agent.iter().flat_map(|agent| &agent.pods).filter(|pod| !pod.is_well()).count();
         text.push_str(&match starting {
             0 => "all is well\n".to_owned(),
             pods => format!("all is well so far; pods that are still starting: {pods}\n"),
@@ -194,4 +214,65 @@ fn row(pod: &PodSummary) -> Vec<String> {
         restarts.to_string(),
         images.join(", "),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::status::ContainerSummary;
+
+    fn pod(name: &str, phase: &str, ready: bool, message: Option<&str>) -> PodSummary {
+        PodSummary {
+            name: name.into(),
+            phase: phase.into(),
+            ready,
+            message: message.map(str::to_owned),
+            containers: vec![ContainerSummary { ready, ..ContainerSummary::default() }],
+            ..PodSummary::default()
+        }
+    }
+
+    #[test]
+    fn what_a_pod_that_is_well_has_to_say_is_a_warning() {
+        let agent = AgentStatus {
+            warnings: vec!["of the agent".into()],
+            pods: vec![
+                pod("silent", "Running", true, None),
+                pod("ready", "Running", true, Some("unknown field `spec.future` is ignored")),
+                pod("done", "Succeeded", false, Some("the key `Kind` is read as `kind`")),
+                pod("ill", "Running", false, Some("c crashed once")),
+            ],
+            ..AgentStatus::default()
+        };
+        let problems = problems_of(&agent, Timestamp::UNIX_EPOCH);
+        assert_eq!(problems, ["ill: c crashed once"]);
+        let warnings = warnings_of(&agent);
+        let expected =
+            ["of the agent", "ready: unknown field `spec.future` is ignored", "done: the key `Kind` is read as `kind`"];
+        assert_eq!(warnings, expected);
+        let status = Status {
+            well: true,
+            problems: Vec::new(),
+            warnings,
+            kubernetes_version: None,
+            agent: Some(agent),
+            certificates: Vec::new(),
+        };
+        let text = text(&status);
+        for warning in expected {
+            assert!(text.lines().any(|line| line == format!("warning: {warning}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_what_init_made_is_started_by_init() {
+        for (standing, named) in [
+            (Standing::New, "`plinth agent`"),
+            (Standing::Unfinished, "`plinth init`"),
+            (Standing::Committed { config: String::new() }, "`plinth init`"),
+        ] {
+            let told = nobody_runs(&standing);
+            assert!(told.starts_with("no agent runs; ") && told.contains(named), "{told}");
+        }
+    }
 }

@@ -73,6 +73,7 @@ struct World {
     pulls_take: Duration,
     programs: BTreeMap<String, Program>,
     failures: BTreeMap<Op, VecDeque<RuntimeError>>,
+    panics: BTreeMap<Op, u32>,
     lost_answers: BTreeMap<Op, u32>,
     latency: BTreeMap<Op, Duration>,
     away: bool,
@@ -132,6 +133,11 @@ impl FakeRuntime {
     /// The next call of `op` fails with `error` and has no effect. Several add up, in order.
     pub fn fail_next(&self, op: Op, error: RuntimeError) {
         self.world().failures.entry(op).or_default().push_back(error);
+    }
+
+    /// The next `count` calls of `op` panic, as a defect of the caller's would.
+    pub fn panic_next(&self, op: Op, count: u32) {
+        self.world().panics.insert(op, count);
     }
 
     /// The next call of `op` takes effect, but its answer is lost: the caller sees `Unreachable`.
@@ -264,12 +270,14 @@ impl FakeRuntime {
 
     /// What every call begins with: it is recorded, takes its time, and fails if so scripted.
     async fn begin(&self, op: Op, target: &str, limit: Option<Duration>) -> Result<()> {
-        let latency = {
+        let (latency, panics) = {
             let mut world = self.world();
             let target = world.entry(target).map_or_else(|| target.to_owned(), |entry| entry.container.name.clone());
             world.calls.push(Call { op, target, limit, at: self.clock.now() });
-            world.latency.get(&op).copied()
+            let panics = world.panics.get_mut(&op).filter(|count| **count > 0).map(|count| *count -= 1).is_some();
+            (world.latency.get(&op).copied(), panics)
         };
+        assert!(!panics, "asked to panic");
         if let Some(latency) = latency {
             tokio::time::sleep(latency).await;
         }

@@ -45,7 +45,7 @@ pub(crate) fn sixty_pods_at_random() {
     churn.everything();
     churn.settle("all of them");
     churn.nothing();
-    let before = footprint();
+    let before = settled_footprint();
     churn.go_on(Duration::from_secs(seconds / 3), false);
     churn.settle("with one agent");
     churn.nothing();
@@ -75,6 +75,16 @@ fn footprint() -> (u64, usize) {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     let memory = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     (memory, fs::read_dir(format!("{process}/fd")).unwrap().count())
+}
+
+/// The same when nothing opens or closes files any more: a connection that is closing would make room for a leak.
+fn settled_footprint() -> (u64, usize) {
+    eventually(|| {
+        let first = footprint();
+        pass(Duration::from_secs(1));
+        let second = footprint();
+        if first.1 == second.1 { Ok(second) } else { Err(format!("{} file descriptors became {}", first.1, second.1)) }
+    })
 }
 
 /// Names in a directory, which need not be there.

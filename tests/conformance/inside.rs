@@ -188,7 +188,8 @@ pub(crate) fn extra_a_container_may_choose_its_stop_signal() {
         .script("trap 'echo told >/v/signal; exit 0' USR1; while :; do sleep 0.05; done")
         .container("lifecycle: {stopSignal: SIGUSR1}")
         .container("volumeMounts: [{name: v, mountPath: /v}]")
-        .spec("os: {name: linux}\nvolumes: [{name: v, hostPath: {path: /opt/work/x-signal, type: DirectoryOrCreate}}]");
+        .spec("os: {name: linux}\nvolumes: [{name: v, hostPath: {path: /opt/work/x-signal, type: DirectoryOrCreate}}]")
+        .spec("terminationGracePeriodSeconds: 60");
     node().put("x-signal.yaml", &pod.text());
     let c = node().until_runs("x-signal", "c", |_| true);
     assert_eq!(node().inspect(&c)["Config"]["StopSignal"], "SIGUSR1");

@@ -21,20 +21,28 @@ pub(crate) fn check_22_a_killed_container_is_restarted_at_once() {
 
 /// The waits themselves, from 10 s to 5 min, are tested with a clock that a test sets.
 pub(crate) fn check_23_who_crashes_again_and_again_waits() {
-    node().put("c23.yaml", &Manifest::named("c23").script("echo why; exit 3").text());
+    // Three of them: how soon the first restart comes shows in the quickest.
+    let pods = ["c23", "c23-b", "c23-c"];
+    for pod in pods {
+        node().put(&format!("{pod}.yaml"), &Manifest::named(pod).script("echo why; exit 3").text());
+    }
     let waiting = node().until_shown("c23", |pod| {
         let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
         (waiting["reason"] == "CrashLoopBackOff").then(|| waiting["message"].as_str().unwrap().to_owned())
     });
-    let deaths: Vec<_> = (0..4).map(|attempt| node().until_ended("c23", "c", attempt)).collect();
     let wanted = "s restarting failed container=c pod=c23-node-1_default(";
     assert!(waiting.starts_with("back-off ") && waiting.contains(wanted), "{waiting}");
-    let gaps: Vec<_> = deaths.windows(2).map(|pair| pair[1].start() - pair[0].end()).collect();
     // The wait counts from the end that the engine noted, which it announces later.
     let least = crate::node::CRASH_BACK_OFF - 0.5;
-    assert!(gaps[0] < gaps[1] && gaps[1..].iter().all(|gap| *gap >= least), "{gaps:?}");
-    assert!(deaths.iter().all(|life| life.died.unwrap().1 == 3));
-    note(&format!("restarted after {gaps:.2?} s"));
+    let first = pods.map(|pod| {
+        let deaths: Vec<_> = (0..4).map(|attempt| node().until_ended(pod, "c", attempt)).collect();
+        let gaps: Vec<_> = deaths.windows(2).map(|pair| pair[1].start() - pair[0].end()).collect();
+        assert!(gaps[1..].iter().all(|gap| *gap >= least), "{gaps:?}");
+        assert!(deaths.iter().all(|life| life.died.unwrap().1 == 3));
+        note(&format!("restarted after {gaps:.2?} s"));
+        gaps[0]
+    });
+    assert!(first.iter().any(|gap| *gap < least), "{first:.2?}");
 }
 
 pub(crate) fn check_25_a_pod_that_has_succeeded_is_not_run_again() {
@@ -92,7 +100,8 @@ pub(crate) fn check_27_init_containers_run_in_order_and_to_success() {
 pub(crate) fn check_28_a_sidecar_starts_first_and_stops_last() {
     let slow = "trap 'sleep 1; exit 0' TERM; sleep 9999 & wait";
     let sidecar = one("side", IMAGE, STAY, ", restartPolicy: Always");
-    node().put("c28.yaml", &Manifest::named("c28").script(slow).spec(&format!("initContainers:\n- {sidecar}")).text());
+    let pod = Manifest::named("c28").script(slow).spec(&format!("initContainers:\n- {sidecar}"));
+    node().put("c28.yaml", &pod.spec("terminationGracePeriodSeconds: 60").text());
     let c = node().until_runs("c28", "c", |_| true);
     let side = node().until_runs("c28", "side", |_| true);
     assert!(side.start() <= c.start());

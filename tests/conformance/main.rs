@@ -119,6 +119,7 @@ checks! {
         check_20_a_new_agent_changes_nothing_that_is_right
         check_21_a_pod_removed_meanwhile_has_its_hook_and_its_grace
         extra_an_edit_while_the_agent_is_away_lets_nothing_overlap
+        extra_an_engine_that_is_away_gets_what_was_changed_meanwhile
         extra_a_directory_that_is_away_keeps_its_pods_and_is_followed_when_it_is_back
         extra_a_url_may_hold_a_list_of_pods;
 }

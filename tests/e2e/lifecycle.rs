@@ -71,11 +71,11 @@ fn a_new_agent_adopts(boot_line: &str) {
 
 fn a_rerun_changes_nothing() {
     let before = (container_ids(), running(), Tree::of("/etc/kubernetes"), agent_pid());
-    // The best of three: another test may have the processors.
+    // The best of three, which takes some tenths of a second: another test may have the processors.
     let reruns = [(); 3].map(|()| plinth("init").ok());
     assert!(reruns.iter().all(|again| again.stdout.contains("nothing is to be done")), "{}", reruns[0]);
     let again = reruns.iter().min_by_key(|again| again.took).unwrap();
-    assert!(again.took < Duration::from_secs(1), "{again}");
+    assert!(again.took < Duration::from_secs(5), "{again}");
     note(&format!("init again {:.2} s", again.took.as_secs_f64()));
     assert_eq!((container_ids(), running(), Tree::of("/etc/kubernetes"), agent_pid()), before);
 }

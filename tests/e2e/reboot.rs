@@ -11,10 +11,11 @@ pub(crate) fn everything_comes_back_without_the_cli() {
     let init = plinth("init").ok();
     healthy(SOON);
     let took = begin.elapsed();
-    // Another program may have had the processors: what a boot can do shows in the best of three.
-    let again = (0..3).map(|_| boot(&boot_line(&init.stdout))).find(|again| *again <= took.mul_f64(1.5));
+    // It takes about as long; a component that crashes and is waited for takes ten seconds more. Another program may
+    // have had the processors: what a boot can do shows in the best of three.
+    let again = (0..3).map(|_| boot(&boot_line(&init.stdout))).find(|again| *again <= took.mul_f64(3.0));
     note(&format!("init {:.2} s, the same after a boot {again:.2?}", took.as_secs_f64()));
-    assert!(again.is_some(), "init took {took:?}, and no boot less than half as long again");
+    assert!(again.is_some(), "init took {took:?}, and no boot less than three times that");
     all_running(SOON);
 }
 

@@ -84,7 +84,7 @@ pub(crate) fn image_missing() {
     // Nobody listens there, which is known at once.
     let nowhere = config(240, "", "imageRepository: 127.0.0.1:1/nowhere");
     let ended = plinth(&format!("init -o json {nowhere}")).exits(3);
-    assert!(ended.took < Duration::from_secs(8), "{ended}");
+    assert!(ended.took < Duration::from_secs(30), "{ended}");
     for word in ["127.0.0.1:1/nowhere/etcd:3.7.0-0", "connection refused", "docker load", "--image-repository"] {
         assert!(ended.stderr.contains(word), "{word}: {ended}");
     }
@@ -165,7 +165,7 @@ pub(crate) fn certificates_of_the_future() {
     for word in ["ca.crt", "not valid before 2090-01-01", "clock", "date -u"] {
         assert!(ended.stderr.contains(word), "{word}: {ended}");
     }
-    assert!(ended.took < Duration::from_secs(8), "{ended}");
+    assert!(ended.took < Duration::from_secs(30), "{ended}");
     assert_eq!(before.difference(&Tree::of_host()), Vec::<String>::new());
     shell("rm -r /etc/kubernetes").ok();
     plinth("init --dry-run").ok();

@@ -25,6 +25,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
+use crate::logline::in_one_line;
 use crate::yaml::{self, YamlError};
 
 /// Annotation: pods that must answer their readiness handler before this one is first started, comma separated.
@@ -150,27 +151,8 @@ pub enum PodError {
     },
 }
 
-/// Longest text of a manifest's author in a message of ours.
-const LONGEST: usize = 600;
 /// As many unknown fields are named, each in a warning of its own.
 const MOST_UNKNOWN: usize = 20;
-
-/// `text` without what would break a line of a log or a table, and cut if it is very long.
-fn in_one_line(text: &str) -> String {
-    let mut line = String::new();
-    for c in text.chars() {
-        if line.len() >= LONGEST {
-            line.push('…');
-            break;
-        }
-        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    line
-}
 
 /// What is wrong with the text of a manifest, and where.
 fn said(error: &YamlError) -> String {

@@ -124,9 +124,34 @@ fn check_pod(spec: &PodSpec, found: &mut Found, warnings: &mut Vec<String>) {
         check_ids(at, context.supplemental_groups.iter().flatten().map(|group| Some(*group)), found);
         check_profiles(at, context.seccomp_profile.as_ref(), context.app_armor_profile.as_ref(), found);
         check_sysctls(spec, context, found);
+        check_policies(context, found);
     }
-    if spec.node_selector.as_ref().is_some_and(|selector| !selector.is_empty()) || spec.affinity.is_some() {
-        warnings.push("spec.nodeSelector and spec.affinity are ignored: a static pod is where its file is".to_owned());
+    if spec.node_selector.as_ref().is_some_and(|selector| !selector.is_empty())
+        || spec.affinity.is_some()
+        || spec.topology_spread_constraints.iter().flatten().next().is_some()
+    {
+        let fields = "spec.nodeSelector, spec.affinity and spec.topologySpreadConstraints";
+        warnings.push(format!("{fields} are ignored: a static pod is where its file is"));
+    }
+    check_disk(spec, warnings);
+}
+
+/// A kubelet measures what pods have on its disk and evicts them; nothing here does.
+fn check_disk(spec: &PodSpec, warnings: &mut Vec<String>) {
+    let volumes = spec.volumes.iter().flatten().filter(|volume| {
+        let on_disk = volume.empty_dir.as_ref().filter(|source| source.medium.as_deref() != Some("Memory"));
+        on_disk.is_some_and(|source| source.size_limit.is_some())
+    });
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers).filter(|container| {
+        let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+        limits.is_some_and(|limits| limits.contains_key("ephemeral-storage"))
+    });
+    let limits: Vec<_> = volumes
+        .map(|volume| format!("sizeLimit of volume `{}`", volume.name))
+        .chain(containers.map(|container| format!("ephemeral-storage limit of container `{}`", container.name)))
+        .collect();
+    if !limits.is_empty() {
+        warnings.push(format!("limits of disk space are not enforced: {}", limits.join(", ")));
     }
 }
 
@@ -209,6 +234,24 @@ fn check_sysctls(spec: &PodSpec, context: &PodSecurityContext, found: &mut Found
     }
 }
 
+/// How groups and labels are applied. The policies for volumes save work where these have many files; ours are made
+/// with their group, and none is relabelled.
+fn check_policies(context: &PodSecurityContext, found: &mut Found) {
+    let at = "spec.securityContext";
+    let fields = [
+        ("supplementalGroupsPolicy", &context.supplemental_groups_policy, ["Merge", "Strict"]),
+        ("fsGroupChangePolicy", &context.fs_group_change_policy, ["OnRootMismatch", "Always"]),
+        ("seLinuxChangePolicy", &context.se_linux_change_policy, ["MountOption", "Recursive"]),
+    ];
+    for (field, value, known) in fields {
+        let Some(value) = value.as_deref() else { continue };
+        found.require(known.contains(&value), || format!("{at}.{field}: `{value}` is not {}", known.join(" or ")));
+    }
+    // Docker adds the groups that the image's /etc/group gives the user, and has no way not to.
+    let strict = context.supplemental_groups_policy.as_deref() == Some("Strict");
+    found.unsupported(strict, &format!("{at}.supplementalGroupsPolicy: Strict"));
+}
+
 /// Users and groups.
 fn check_ids(at: &str, ids: impl IntoIterator<Item = Option<i64>>, found: &mut Found) {
     for id in ids.into_iter().flatten() {
@@ -287,6 +330,7 @@ fn check_volume(at: &str, volume: &Volume, spec: &PodSpec, found: &mut Found) {
     } else if let Some(empty_dir) = &volume.empty_dir {
         let medium = empty_dir.medium.as_deref().unwrap_or_default();
         found.require(matches!(medium, "" | "Memory"), || format!("{at}: emptyDir medium `{medium}` is not supported"));
+        found.unsupported(empty_dir.mode.is_some(), &format!("{at}: emptyDir.mode"));
         if let Some(limit) = &empty_dir.size_limit {
             found.require(quantity::bytes(&limit.0).is_some_and(|bytes| bytes >= 0), || {
                 format!("{at}: sizeLimit `{}` is no quantity", limit.0)
@@ -722,11 +766,14 @@ mod tests {
             ("", "securityContext: {procMount: Unmasked}", "procMount"),
             ("", "env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: p, key: k}}}]", "fileKeyRef"),
             ("hostnameOverride: x", "", "hostnameOverride"),
+            ("securityContext: {supplementalGroupsPolicy: Strict}", "", "supplementalGroupsPolicy: Strict"),
             ("resources: {limits: {cpu: 1}}", "", "limits of the whole pod"),
         ] {
             let reason = error(&with(spec, container));
             assert!(reason.contains(what) && reason.contains("not supported"), "{reason}");
         }
+        let reason = error(&with("", "").replace("hostPath: {path: /x}", "emptyDir: {mode: 0o700}"));
+        assert!(reason.contains("emptyDir.mode is not supported"), "{reason}");
     }
 
     #[test]
@@ -802,6 +849,9 @@ mod tests {
                 "hostNetwork",
             ),
             ("hostIPC: true\n  securityContext: {sysctls: [{name: kernel/sem, value: '1'}]}", "", "hostIPC"),
+            ("securityContext: {supplementalGroupsPolicy: strict}", "", "`strict` is not Merge or Strict"),
+            ("securityContext: {fsGroupChangePolicy: Never}", "", "`Never` is not OnRootMismatch or Always"),
+            ("securityContext: {seLinuxChangePolicy: ''}", "", "`` is not MountOption or Recursive"),
             ("securityContext: {seccompProfile: {type: Local}}", "", "`Local` is not"),
             ("securityContext: {seccompProfile: {type: Localhost}}", "", "localhostProfile"),
             ("securityContext: {seccompProfile: {type: Localhost, localhostProfile: /p}}", "", "relative path"),
@@ -893,11 +943,29 @@ mod tests {
     fn what_does_not_matter_here_is_accepted_with_a_warning() {
         for spec in [
             "nodeSelector: {a: b}",
+            "topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]",
             "dnsPolicy: ClusterFirst",
             "hostNetwork: true\n  dnsPolicy: ClusterFirstWithHostNet",
         ] {
             assert_eq!(pod(&with(spec, "")).warnings.len(), 1, "{spec}");
         }
+    }
+
+    #[test]
+    fn limits_of_disk_space_are_named_once_for_a_pod() {
+        let limit = "resources: {limits: {ephemeral-storage: 1Gi}}";
+        let (container, init) = ("container `c`", format!("initContainers: [{{name: s, image: i, {limit}}}]"));
+        let (of, volume) = ("ephemeral-storage limit of", "sizeLimit of volume `v`");
+        for (source, spec, container, expected) in [
+            ("emptyDir: {sizeLimit: 1Gi}", "", "", volume.to_owned()),
+            ("hostPath: {path: /x}", "", limit, format!("{of} {container}")),
+            ("emptyDir: {sizeLimit: 1Gi}", &init, limit, format!("{volume}, {of} container `s`, {of} {container}")),
+        ] {
+            let warnings = pod(&with(spec, container).replace("hostPath: {path: /x}", source)).warnings;
+            assert_eq!(warnings, [format!("limits of disk space are not enforced: {expected}")], "{source} {spec}");
+        }
+        let memory = with("", "").replace("hostPath: {path: /x}", "emptyDir: {medium: Memory, sizeLimit: 1Gi}");
+        assert_eq!(pod(&memory).warnings, Vec::<String>::new(), "the size of a tmpfs is enforced");
     }
 
     #[test]
@@ -907,12 +975,14 @@ mod tests {
                 "securityContext: {sysctls: [{name: net/ipv4/tcp_syncookies, value: '1'}, {name: kernel.sem, value: '1'}]}",
                 "",
             ),
+            ("securityContext: {supplementalGroupsPolicy: Merge, fsGroupChangePolicy: Always}", ""),
+            ("securityContext: {fsGroupChangePolicy: OnRootMismatch, seLinuxChangePolicy: Recursive}", ""),
             ("dnsConfig: {searches: [., a_b.c.], options: [{name: rotate}]}", ""),
             ("os: {name: linux}", "lifecycle: {stopSignal: SIGRTMIN+3}"),
             ("", "livenessProbe: {grpc: {port: 1, service: s}}"),
             ("", "env: [{name: my.env-1, valueFrom: {fieldRef: {fieldPath: \"metadata.labels['x']\"}}}]"),
             ("hostNetwork: true\n  dnsPolicy: ClusterFirst", ""),
-            ("terminationGracePeriodSeconds: -1", "resources: {limits: {ephemeral-storage: 1Gi}}"),
+            ("terminationGracePeriodSeconds: -1", "resources: {requests: {ephemeral-storage: 1Gi}}"),
             ("", "volumeMounts: [{name: v, mountPath: rel, readOnly: true, recursiveReadOnly: IfPossible}]"),
             ("", "ports: [{containerPort: 53, hostPort: 53}, {containerPort: 53, hostPort: 53, protocol: UDP}]"),
         ] {

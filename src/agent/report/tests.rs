@@ -153,6 +153,23 @@ fn the_moment_between_two_instances_still_tells_the_crash() {
 }
 
 #[test]
+fn what_a_container_says_does_nothing_to_a_terminal() {
+    let escape = "\u{1b}]0;owned\u{7}".to_owned();
+    let shown = "\\u{1b}]0;owned\\u{7}";
+    let mut crashed = snapshot(&[(0, ended(1))]);
+    crashed.last_words.insert("id0".into(), LastWords { line: escape.clone(), message: String::new() });
+    wait(&mut crashed, "CrashLoopBackOff", "", Some(12));
+    let mut spoke = crashed.clone();
+    spoke.last_words.insert("id0".into(), LastWords { line: String::new(), message: escape.clone() });
+    let mut unready = snapshot(&[(0, running())]);
+    unready.health.insert("id0".into(), Health { started: true, message: Some(escape), ..Health::default() });
+    for case in [crashed, spoke, unready] {
+        let message = message_of(&case);
+        assert!(message.contains(shown) && !message.contains(char::is_control), "{message:?}");
+    }
+}
+
+#[test]
 fn every_other_trouble_has_its_line() {
     let mut held = snapshot(&[(0, State::Created { error: None })]);
     wait(&mut held, "ContainerCreating", "waits for etcd-node (connection refused)", None);

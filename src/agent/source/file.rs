@@ -6,8 +6,9 @@
 //! - A file that no longer parses keeps its pod running with the last good manifest, also over a restart of the
 //!   agent; a directory that is missing or cannot be read keeps all of them; an existing empty one stops them.
 //!   (A kubelet stops the pods in all three cases.)
-//! - A path that was a single file stops its pod when the file is removed.
-//! - Of two files with one pod name the first in order wins and the other is rejected. (With a kubelet they flap.)
+//! - A path that was a single file, or has the name of one, is no problem when there is none: its pod is stopped.
+//! - Of two files with one pod name or UID the first in order wins and the other is rejected. (With a kubelet they
+//!   flap.)
 //!
 //! # Assumptions
 //! Events are a hint only: the directory is read completely every 20 s, and then watched anew if it was replaced. That
@@ -28,15 +29,15 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::memory::{Remembered, recall};
-use super::{Published, same_name};
-use crate::agent::pod::{PodKey, SourceKind, StaticPod};
+use super::{Published, Taken};
+use crate::agent::pod::{SourceKind, StaticPod};
 use crate::agent::status::Rejection;
 use crate::clock::Clock;
 use crate::yaml;
 
 /// How long events that do not end a write are collected.
 const COALESCE: Duration = Duration::from_millis(100);
-/// How soon a directory that is away is looked for again.
+/// How soon a directory or file that is away is looked for again.
 const AWAY: Duration = Duration::from_secs(1);
 
 /// Settings of a file source.
@@ -78,7 +79,7 @@ impl FileSource {
                 watch.arm(&self.path);
             }
             let published = reader.read(clock.now());
-            let away = published.problem.is_some();
+            let away = published.problem.is_some() || published.remark.is_some();
             if publish.send(published).is_err() {
                 return;
             }
@@ -183,11 +184,11 @@ struct Reader {
     source: FileSource,
     /// By file: the text last read and what came of it.
     files: BTreeMap<PathBuf, File>,
-    /// Manifests of an earlier agent, used for files that cannot be read or do not parse now.
+    /// Manifests of an earlier agent, used for files that cannot be read or do not parse now; forgotten with the file.
     recalled: BTreeMap<PathBuf, Remembered>,
     /// It has been read since the start.
     complete: bool,
-    /// When it was last there the path was a file.
+    /// When it was last there the path was a file; before it was ever seen, by its name.
     single: bool,
 }
 
@@ -203,7 +204,8 @@ impl Reader {
         let recalled = recall(&source.pods).into_iter();
         let recalled: BTreeMap<_, _> =
             recalled.map(|remembered| (PathBuf::from(&remembered.origin), remembered)).collect();
-        let single = recalled.contains_key(&source.path);
+        let had_files = recalled.keys().any(|path| path.parent() == Some(&source.path));
+        let single = recalled.contains_key(&source.path) || !had_files && is_named_as_manifest(&source.path);
         Self { source, files: BTreeMap::new(), recalled, complete: false, single }
     }
 
@@ -214,15 +216,19 @@ impl Reader {
                 self.complete = true;
                 self.single = paths.contains(&self.source.path);
                 published.read_at = Some(now);
+                // What is removed stays removed, whatever later is in a file of this name.
                 self.files.retain(|path, _| paths.contains(path));
+                self.recalled.retain(|path, _| paths.contains(path));
                 for path in paths {
                     self.read_file(path);
                 }
             }
-            Err(error) if self.was_removed(&error) => {
+            Err(error) if self.is_missing(&error) => {
                 self.complete = true;
                 self.files.clear();
-                published.problem = Some("the file was removed, and so its pod is".to_owned());
+                self.recalled.clear();
+                published.read_at = Some(now);
+                published.remark = Some("the file is not there, and so there is no pod of it".to_owned());
             }
             Err(error) => {
                 published.problem = Some(format!("cannot be read: {error}; its pods go on"));
@@ -237,7 +243,7 @@ impl Reader {
             }
         }
         published.complete = self.complete;
-        let mut names: BTreeMap<PodKey, &Path> = BTreeMap::new();
+        let mut taken = Taken::default();
         for (path, file) in &self.files {
             let mut reject = |reason: String| {
                 published.rejected.push(Rejection { file: path.display().to_string(), reason });
@@ -247,18 +253,16 @@ impl Reader {
                 reject(format!("{reason}{kept}"));
             }
             let Some(pod) = &file.good else { continue };
-            if let Some(first) = names.get(&pod.key) {
-                reject(same_name(&pod.key, &first.display().to_string()));
-            } else {
-                names.insert(pod.key.clone(), path);
-                published.pods.push(Arc::clone(pod));
+            match taken.take(pod, &path.display().to_string()) {
+                Ok(()) => published.pods.push(Arc::clone(pod)),
+                Err(reason) => reject(reason),
             }
         }
         published
     }
 
-    /// Whether somebody removed the single file, and nothing else. A directory that is missing may just not be mounted.
-    fn was_removed(&self, error: &io::Error) -> bool {
+    /// Whether the single file is not there, and nothing else. A directory that is missing may just not be mounted.
+    fn is_missing(&self, error: &io::Error) -> bool {
         let parent = self.source.path.parent();
         self.single && error.kind() == io::ErrorKind::NotFound && parent.is_some_and(Path::is_dir)
     }
@@ -291,6 +295,10 @@ impl Reader {
         };
         self.files.insert(path, file);
     }
+}
+
+fn is_named_as_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
 }
 
 /// The files that count, sorted.

@@ -9,7 +9,7 @@
 //! Unlike a kubelet's, a pod has one UID whether it is answered alone or in a list, and renewing credentials or the
 //! query of the URL restarts nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::memory::recall;
-use super::{Published, same_name};
-use crate::agent::pod::{Origin, PodError, PodKey, SourceKind, StaticPod};
+use super::{Published, Taken};
+use crate::agent::pod::{Origin, PodError, SourceKind, StaticPod};
 use crate::agent::status::Rejection;
 use crate::clock::Clock;
 use crate::yaml;
@@ -128,7 +128,7 @@ impl HttpSource {
     /// Publishes complete sets to `publish` until its receiver is gone.
     pub async fn run(self, clock: Clock, publish: mpsc::UnboundedSender<Published>) {
         let period = self.period;
-        let mut retry = RETRY;
+        let mut retry = RETRY.min(period);
         let mut reader = Reader::new(self);
         let client = client(&reader.source.endpoint);
         loop {
@@ -141,8 +141,8 @@ impl HttpSource {
             if publish.send(published).is_err() {
                 return;
             }
-            sleep(if complete { period } else { retry.min(period) }).await;
-            retry *= 2;
+            sleep(if complete { period } else { retry }).await;
+            retry = retry.saturating_mul(2).min(period);
         }
     }
 }
@@ -273,13 +273,11 @@ impl Reader {
         self.complete = true;
         self.pods.clear();
         self.rejected.clear();
-        let mut names: BTreeSet<PodKey> = BTreeSet::new();
+        let mut taken = Taken::default();
         for pod in pods {
-            if names.insert(pod.key.clone()) {
-                self.pods.push(Arc::new(pod));
-            } else {
-                let reason = same_name(&pod.key, "an earlier one of the list");
-                self.rejected.push(Rejection { file: pod.origin, reason });
+            match taken.take(&pod, "an earlier one of the list") {
+                Ok(()) => self.pods.push(Arc::new(pod)),
+                Err(reason) => self.rejected.push(Rejection { file: pod.origin, reason }),
             }
         }
     }

@@ -31,6 +31,8 @@ pub struct Published {
     pub rejected: Vec<Rejection>,
     /// Why the source cannot be read; the pods are then those it last had.
     pub problem: Option<String>,
+    /// What is worth knowing although it was read.
+    pub remark: Option<String>,
     /// Whether these are all its pods: it has been read since the agent started.
     pub complete: bool,
     /// When it was read.
@@ -40,7 +42,16 @@ pub struct Published {
 impl Published {
     /// What is known of a source before it has been read.
     pub fn unread(source: SourceKind, location: String) -> Self {
-        Self { source, location, pods: Vec::new(), rejected: Vec::new(), problem: None, complete: false, read_at: None }
+        Self {
+            source,
+            location,
+            pods: Vec::new(),
+            rejected: Vec::new(),
+            problem: None,
+            remark: None,
+            complete: false,
+            read_at: None,
+        }
     }
 
     /// Whether reading it was tried.
@@ -67,27 +78,76 @@ impl Published {
 pub struct Merged {
     /// The pods to run.
     pub pods: BTreeMap<PodKey, Arc<StaticPod>>,
-    /// Pods that are not run because one of another source has their name; with the source that has them.
+    /// Pods that are not run because one of another source has their name or UID; with the source that has them.
     pub shadowed: Vec<(SourceKind, Rejection)>,
 }
 
-/// All sources together. Of two pods with one name that of the lesser kind runs.
+/// All sources together. Of two pods with one name or UID that of the lesser kind runs.
 pub fn merge(sources: &BTreeMap<SourceKind, Published>) -> Merged {
     let mut merged = Merged::default();
+    let mut taken = Taken::default();
     for published in sources.values() {
         for pod in &published.pods {
-            if let Some(first) = merged.pods.get(&pod.key) {
-                let reason = same_name(&pod.key, &first.origin);
-                merged.shadowed.push((published.source, Rejection { file: pod.origin.clone(), reason }));
-            } else {
-                merged.pods.insert(pod.key.clone(), Arc::clone(pod));
+            match taken.take(pod, &pod.origin) {
+                Ok(()) => _ = merged.pods.insert(pod.key.clone(), Arc::clone(pod)),
+                Err(reason) => {
+                    merged.shadowed.push((published.source, Rejection { file: pod.origin.clone(), reason }));
+                }
             }
         }
     }
     merged
 }
 
-/// Why a pod is not run although its manifest is good.
-fn same_name(key: &PodKey, first: &str) -> String {
-    format!("has the same pod name ({key}) as {first}")
+/// What no two pods can share, with the origin of the pod that came first. A UID is also the name of a directory.
+#[derive(Default)]
+struct Taken {
+    names: BTreeMap<PodKey, String>,
+    uids: BTreeMap<String, String>,
+}
+
+impl Taken {
+    /// Takes name and UID of `pod`, which comes from `origin`; or says why it is not run although its manifest is good.
+    fn take(&mut self, pod: &StaticPod, origin: &str) -> Result<(), String> {
+        if let Some(first) = self.names.get(&pod.key) {
+            return Err(format!("has the same pod name ({}) as {first}", pod.key));
+        }
+        if let Some(first) = self.uids.get(&pod.uid) {
+            return Err(format!("has the same metadata.uid as {first}"));
+        }
+        self.names.insert(pod.key.clone(), origin.to_owned());
+        self.uids.insert(pod.uid.clone(), origin.to_owned());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pod::Origin;
+    use super::*;
+
+    fn published(source: SourceKind, origin: Origin<'_>, name: &str, uid: &str) -> Published {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, uid: {uid}}}\nspec: {{containers: [{{name: c, image: i}}]}}\n"
+        );
+        let pods = vec![Arc::new(StaticPod::read(&text, origin, "n").unwrap())];
+        Published { pods, ..Published::unread(source, String::new()) }
+    }
+
+    #[test]
+    fn of_two_sources_with_one_name_or_uid_the_file_wins() {
+        for (name, uid, expected) in [
+            ("a", "u2", Some("has the same pod name (default/a-n) as /m/a")),
+            ("b", "u1", Some("has the same metadata.uid as /m/a")),
+            ("a", "u1", Some("has the same pod name (default/a-n) as /m/a")),
+            ("b", "u2", None),
+        ] {
+            let web = published(SourceKind::Http, Origin::Url("http://h/"), name, uid);
+            let file = published(SourceKind::File, Origin::File("/m/a".as_ref()), "a", "u1");
+            let merged = merge(&BTreeMap::from([(SourceKind::Http, web), (SourceKind::File, file)]));
+            let shadowed: Vec<_> = merged.shadowed.iter().map(|(source, one)| (*source, one.reason.as_str())).collect();
+            assert_eq!(shadowed, expected.map(|reason| (SourceKind::Http, reason)).into_iter().collect::<Vec<_>>());
+            assert_eq!(merged.pods.len(), if expected.is_some() { 1 } else { 2 }, "{name} {uid}");
+        }
+    }
 }

@@ -71,6 +71,14 @@ impl World {
         panic!("does not settle: {:#?}", self.log);
     }
 
+    /// The same for an edit, long enough for the next one not to be waited for.
+    fn settle_edit(&mut self, edited: &StaticPod) -> Vec<String> {
+        let mut done = self.settle(Some(edited));
+        self.now = after(self.now, EDITS_SETTLE);
+        done.extend(self.settle(Some(edited)));
+        done
+    }
+
     fn act(&mut self, action: &Action, desired: Option<&StaticPod>) {
         match action {
             Action::Stop(stops) => {
@@ -195,6 +203,47 @@ fn a_pod_is_created_and_started_and_then_left_alone() {
     assert_eq!(world.settle(Some(&pod)), ["create c/0", "start c/0"]);
     assert_eq!(world.settle(Some(&pod)), Vec::<String>::new());
     assert_eq!(world.wake_at, None, "time alone changes nothing");
+}
+
+#[test]
+fn after_an_edit_the_first_creation_waits_until_no_further_one_comes() {
+    let version = |version: usize| web(&format!("hostname: v{version}"));
+    // When edits come, how long the old container takes to stop, and how long after the last edit its spec is used.
+    for (case, edits, stop, wait) in [
+        ("one edit, stopped at once", &[0][..], 0, 300),
+        ("one edit, stopped in time", &[0], 200, 300),
+        ("one edit, stopped slowly", &[0], 1_000, 1_000),
+        ("each too soon for the last", &[0, 299, 598, 700], 0, 300),
+    ] {
+        let mut world = World::new();
+        let start = world.now;
+        assert_eq!(world.settle(Some(&version(0))).len(), 2, "{case}: a first start never waits");
+        let mut pod = version(0);
+        for (index, at) in edits.iter().enumerate() {
+            world.now = after(start, Duration::from_millis(*at));
+            pod = version(index + 1);
+            let decision = world.decide(Some(&pod));
+            world.state = decision.state;
+            if index == 0 {
+                assert!(matches!(decision.actions[..], [Action::Stop(_)]), "{case}");
+                world.now = after(world.now, Duration::from_millis(stop));
+                for action in decision.actions {
+                    world.act(&action, Some(&pod));
+                }
+            }
+            let done = world.settle(Some(&pod));
+            assert!(stop >= 300 || !done.iter().any(|done| done.starts_with("create")), "{case}: {done:?}");
+        }
+        let due = after(start, Duration::from_millis(edits.last().unwrap() + wait));
+        if stop < 300 {
+            assert_eq!(world.wake_at, Some(due), "{case}");
+            assert_eq!(world.waiting["c"].message, "the manifest has just changed", "{case}");
+            world.now = due;
+            let done = world.settle(Some(&pod));
+            assert_eq!(done[..2], ["create c/0", "start c/0"], "{case}");
+        }
+        assert_eq!((world.running(), world.now), (vec!["c/0".to_owned()], due), "{case}");
+    }
 }
 
 #[test]
@@ -471,8 +520,8 @@ fn a_new_spec_starts_when_the_old_containers_are_gone() {
     let old = web("");
     let new = web("hostIPC: true");
     world.settle(Some(&old));
-    let done = world.settle(Some(&new));
-    assert_eq!(done, ["stop c/0 7s", "remove c/0", "create c/0", "start c/0", "discard"]);
+    let done = world.settle_edit(&new);
+    assert_eq!(done, ["stop c/0 7s", "remove c/0", "discard", "create c/0", "start c/0"]);
     assert!(world.containers.values().all(|container| belongs_to(container, &new)));
 }
 
@@ -488,7 +537,7 @@ fn a_new_spec_starts_without_the_old_ones_back_off() {
     }
     world.crash("c/3", 1);
     let new = web("hostIPC: true");
-    assert_eq!(world.settle(Some(&new)).last().unwrap(), "discard");
+    assert_eq!(world.settle_edit(&new).last().unwrap(), "start c/0");
     world.crash("c/0", 1);
     assert_eq!(world.settle(Some(&new))[0], "create c/1");
 }
@@ -499,7 +548,7 @@ fn the_same_uid_with_another_spec_is_replaced_as_well() {
     let old = StaticPod { uid: "pinned".into(), ..web("") };
     let new = StaticPod { uid: "pinned".into(), ..web("hostIPC: true") };
     world.settle(Some(&old));
-    assert_eq!(world.settle(Some(&new)), ["stop c/0 7s", "remove c/0", "create c/0", "start c/0"]);
+    assert_eq!(world.settle_edit(&new), ["stop c/0 7s", "remove c/0", "create c/0", "start c/0"]);
 }
 
 #[test]

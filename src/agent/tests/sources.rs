@@ -162,6 +162,26 @@ async fn of_two_sources_with_one_pod_name_the_file_wins_for_as_long_as_it_is_the
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_single_file_may_come_and_go() {
+    let mut host = Host::new();
+    let path = host.layout().manifests().join("web.yaml");
+    let shown = format!("{}: the file is not there, and so there is no pod of it", path.display());
+    for _ in 0..2 {
+        host.start_with(|options| options.manifests = Some(path.clone()));
+        host.write("web", &pod("web", "i:1", ""));
+        host.until_running(&["c_web-node_default"]).await;
+        sleep(Duration::from_secs(2)).await;
+        assert!(!host.status().await.warnings.contains(&shown));
+        host.delete("web");
+        host.until("it is removed", |host| host.fake.containers().is_empty()).await;
+        let status = host.status().await;
+        assert_eq!((&status.sources[0].problem, &status.sources[0].rejected), (&None, &vec![]));
+        assert!(status.warnings.contains(&shown), "{:?}", status.warnings);
+        host.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn notes_of_the_configuration_are_shown() {
     let mut host = Host::new();
     host.start_with(|options| options.notes = vec!["k.yaml: ignored".to_owned()]);

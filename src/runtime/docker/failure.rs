@@ -2,11 +2,15 @@
 
 use std::error::Error as _;
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bollard::errors::Error;
 
 use crate::runtime::RuntimeError;
+
+/// Nobody has made the socket, or who had made it has ended.
+const NO_SOCKET: &str = "there is no such socket";
 
 /// A failed request, before the operation that made it gives it a meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +29,7 @@ impl Failure {
         match error {
             Error::DockerResponseServerError { status_code, message } => Self::Status(*status_code, message.clone()),
             Error::DockerStreamError { error } => Self::Words(error.clone()),
-            Error::SocketNotFoundError(_) => Self::Silent(format!("{host}: there is no such socket")),
+            Error::SocketNotFoundError(_) => Self::Silent(format!("{host}: {NO_SOCKET}")),
             Error::RequestTimeoutError => Self::Silent(format!("{host}: no answer in time")),
             Error::IOError { .. } | Error::HyperLegacyError { .. } | Error::HyperResponseError { .. } => {
                 Self::Silent(format!("{host}: {}", causes(error)))
@@ -77,7 +81,7 @@ fn causes(error: &Error) -> String {
     let mut cause = error.source();
     while let Some(inner) = cause {
         match inner.downcast_ref::<std::io::Error>() {
-            Some(io) if io.raw_os_error().is_some() => return io.kind().to_string(),
+            Some(io) if io.raw_os_error().is_some() => return words_of(io.kind()),
             _ => cause = inner.source(),
         }
     }
@@ -94,9 +98,36 @@ fn causes(error: &Error) -> String {
     text
 }
 
+/// A socket that went away with its engine is the same as one that was never there.
+fn words_of(kind: ErrorKind) -> String {
+    match kind {
+        ErrorKind::NotFound => NO_SOCKET.to_owned(),
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_went_away_is_no_such_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("docker.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let docker = bollard::Docker::connect_with_unix(socket.to_str().unwrap(), 5, bollard::API_DEFAULT_VERSION);
+        let docker = docker.unwrap();
+        drop(listener);
+        for (expected, error) in [
+            ("unix:///x: connection refused", docker.ping().await.unwrap_err()),
+            ("unix:///x: there is no such socket", {
+                std::fs::remove_file(&socket).unwrap();
+                docker.ping().await.unwrap_err()
+            }),
+        ] {
+            assert_eq!(Failure::new("unix:///x", &error), Failure::Silent(expected.to_owned()));
+        }
+    }
 
     #[test]
     fn silence_is_unreachable_and_the_rest_is_a_refusal() {

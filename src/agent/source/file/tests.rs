@@ -4,6 +4,7 @@ use tempfile::TempDir;
 
 use super::super::memory::{FILE, remember};
 use super::*;
+use crate::agent::pod::Origin;
 
 fn manifest(name: &str) -> String {
     format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: i}}]}}\n")
@@ -160,6 +161,19 @@ fn of_two_files_with_one_pod_name_the_first_wins() {
 }
 
 #[test]
+fn of_two_files_with_one_uid_the_first_wins() {
+    let mut fixture = Fixture::new();
+    let with_uid = |name: &str| manifest(name).replace(&format!("name: {name}"), &format!("name: {name}, uid: u"));
+    fixture.write("b.yaml", &with_uid("b"));
+    assert_eq!(fixture.read(), (vec!["b-n".to_owned()], vec![], None));
+    fixture.write("a.yaml", &with_uid("a"));
+    let reason = format!("has the same metadata.uid as {}", fixture.path("a.yaml").display());
+    assert_eq!(fixture.read(), (vec!["a-n".to_owned()], vec![reason], None));
+    fs::remove_file(fixture.path("a.yaml")).unwrap();
+    assert_eq!(fixture.read(), (vec!["b-n".to_owned()], vec![], None));
+}
+
+#[test]
 fn a_single_file_is_a_source_too() {
     let mut fixture = Fixture::new();
     fixture.write("web.yaml", &manifest("web"));
@@ -293,7 +307,34 @@ fn a_single_file_that_is_removed_takes_its_pod_along_and_one_whose_directory_is_
         }
         let published = fixture.reader.read(Clock::system().now());
         assert_eq!((published.pods.len(), published.complete), (0, true));
-        assert!(published.problem.unwrap().contains("the file was removed"));
+        assert_eq!((published.problem, published.read_at.is_some()), (None, true), "{restarted}");
+        assert!(published.remark.unwrap().contains("the file is not there"));
+    }
+    fixture.write("web.yaml", &manifest("web"));
+    let published = fixture.reader.read(Clock::system().now());
+    assert_eq!((published.pods.len(), published.problem, published.remark), (1, None, None));
+}
+
+/// Each row: a path where nothing is, of which an agent kept a pod or not, and whether it is an empty source.
+#[test]
+fn what_was_never_there_is_a_single_file_by_its_name() {
+    for (path, kept, is_empty) in [
+        ("manifests/web.yaml", None, true),
+        ("manifests/web.json", None, true),
+        ("manifests/web", None, false),
+        ("manifests/web", Some("manifests/web"), true),
+        ("manifests/web.yaml", Some("manifests/web.yaml/a"), false),
+        ("away/web.yaml", None, false),
+    ] {
+        let fixture = Fixture::new();
+        if let Some(kept) = kept {
+            let origin = fixture.root.path().join(kept);
+            let pod = StaticPod::read(&manifest("web"), Origin::File(&origin), "n").unwrap();
+            remember(&fixture.root.path().join("pods"), &pod).unwrap();
+        }
+        let published = Reader::new(source(fixture.root.path(), path)).read(Clock::system().now());
+        let found = (published.problem.is_none(), published.remark.is_some(), published.complete);
+        assert_eq!(found, (is_empty, is_empty, is_empty), "{path} {kept:?}");
     }
 }
 
@@ -309,6 +350,36 @@ fn what_was_lost_to_an_earlier_agent_is_not_brought_back_once_the_directory_was_
     fs::remove_dir(fixture.path("")).unwrap();
     let published = fixture.reader.read(Clock::system().now());
     assert_eq!((published.pods.len(), published.complete), (0, true));
+}
+
+#[test]
+fn what_was_removed_does_not_come_back_when_a_broken_file_gets_its_name() {
+    for single in [false, true] {
+        for restarted in [false, true] {
+            for broken in ["", "kind: ["] {
+                let mut fixture = Fixture::new();
+                let path = if single { "manifests/web.yaml" } else { "manifests" };
+                let source = source(fixture.root.path(), path);
+                fixture.reader = Reader::new(source.clone());
+                fixture.write("web.yaml", &manifest("web"));
+                let published = fixture.reader.read(Clock::system().now());
+                remember(&fixture.root.path().join("pods"), &published.pods[0]).unwrap();
+                if restarted {
+                    fixture.reader = Reader::new(source);
+                }
+                assert_eq!(fixture.names(), ["web-n"]);
+                fs::remove_file(fixture.path("web.yaml")).unwrap();
+                assert_eq!(fixture.names(), Vec::<String>::new());
+                fixture.write("web.yaml", broken);
+                let (names, rejected, _) = fixture.read();
+                let case = format!("single {single}, restarted {restarted}, {broken:?}: {rejected:?}");
+                assert_eq!((names.len(), rejected.len()), (0, 1), "{case}");
+                assert!(!rejected[0].contains("its pod goes on"), "{case}");
+                fixture.write("web.yaml", &manifest("web"));
+                assert_eq!(fixture.read(), (vec!["web-n".to_owned()], vec![], None), "{case}");
+            }
+        }
+    }
 }
 
 /// Longer than any of these tests may take: what is seen earlier was seen by an event.

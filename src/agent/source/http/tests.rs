@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode as Code;
@@ -113,6 +115,14 @@ fn of_two_pods_with_one_name_in_a_list_the_first_runs() {
 }
 
 #[test]
+fn of_two_pods_with_one_uid_in_a_list_the_first_runs() {
+    let text = list(&["a", "b"]).replace("{name:", "{uid: u, name:");
+    let published = reader().take(Ok(text.replace("{uid: u, name: c", "{name: c").into_bytes()), Clock::system().now());
+    assert_eq!(names(&published), ["a-n"]);
+    assert_eq!(published.rejected[0].reason, "has the same metadata.uid as an earlier one of the list");
+}
+
+#[test]
 fn a_pod_of_a_url_is_the_same_on_every_node_alone_and_in_a_list() {
     let of = |text: &str, url: &str, node: &str| {
         let source = HttpSource { node: node.into(), ..source(url, &[]) };
@@ -150,6 +160,10 @@ fn a_new_agent_runs_what_the_last_one_had_from_a_url_that_is_away() {
     assert!(!recalled.complete, "there may be others");
     let answered = second.take(Ok(list(&["b"]).into_bytes()), Clock::system().now());
     assert_eq!((names(&answered), answered.complete), (vec!["b-n"], true));
+    for (answer, expected) in [("kind: [", vec!["b-n"]), ("", vec![]), ("kind: [", vec![])] {
+        let later = second.take(Ok(answer.as_bytes().to_vec()), Clock::system().now());
+        assert_eq!(names(&later), expected, "what was stopped stays so");
+    }
 }
 
 #[test]
@@ -176,10 +190,12 @@ fn urls_and_headers_are_checked_without_being_told() {
 async fn server(tasks: &mut JoinSet<()>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let polls = Arc::new(AtomicUsize::new(0));
     let router = Router::new()
         .route("/pod", get(async || manifest("a")))
         .route("/echo", get(async |request: Request| echo(&request)))
         .route("/missing", get(async || Code::NOT_FOUND))
+        .route("/now-and-then", get(async move || now_and_then(polls.fetch_add(1, Ordering::Relaxed))))
         .route("/created", get(async || (Code::CREATED, manifest("a"))))
         .route("/moved", get(async || Redirect::temporary("/echo")))
         .route(
@@ -193,6 +209,11 @@ async fn server(tasks: &mut JoinSet<()>) -> String {
         .route("/full", get(async || "x".repeat(yaml::MAX_MANIFEST_BYTES)));
     tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
     format!("http://{address}")
+}
+
+/// Fails ten times, answers, and fails again every third time.
+fn now_and_then(poll: usize) -> Response {
+    if poll >= 10 && !poll.is_multiple_of(3) { manifest("a").into_response() } else { Code::NOT_FOUND.into_response() }
 }
 
 fn echo(request: &Request) -> Response {
@@ -241,4 +262,44 @@ async fn who_does_not_answer_is_given_ten_seconds() {
     let started = tokio::time::Instant::now();
     assert_eq!(ask(&url, &[]).await.unwrap_err(), "does not answer within 10 s");
     assert_eq!(started.elapsed().as_secs(), 10);
+}
+
+/// The pauses grow before the first answer alone, and never beyond the period; an agent polls for years.
+#[tokio::test(start_paused = true)]
+async fn a_source_polls_on_and_on_whatever_the_url_answers() {
+    let mut tasks = JoinSet::new();
+    let host = server(&mut tasks).await;
+    for path in ["/missing", "/pod", "/now-and-then"] {
+        let (publish, mut published) = mpsc::unbounded_channel();
+        let polling = tasks.spawn(source(&format!("{host}{path}"), &[]).run(Clock::system(), publish));
+        let mut slowest = Duration::ZERO;
+        let mut last = tokio::time::Instant::now();
+        for poll in 0..100 {
+            published.recv().await.unwrap_or_else(|| panic!("{path} ended at poll {poll}"));
+            slowest = slowest.max(last.elapsed());
+            last = tokio::time::Instant::now();
+        }
+        polling.abort();
+        // A poll of its own takes 10 s at most, and the period is 20 s.
+        assert!(Duration::from_secs(20) <= slowest && slowest <= Duration::from_secs(31), "{path}: {slowest:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_url_that_has_never_answered_is_asked_less_and_less_often() {
+    let (publish, mut published) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    // Nobody listens there.
+    tasks.spawn(source("http://127.0.0.1:1/", &[]).run(Clock::system(), publish));
+    let mut pauses = Vec::new();
+    published.recv().await.unwrap();
+    for _ in 0..100 {
+        let asked = tokio::time::Instant::now();
+        published.recv().await.unwrap();
+        pauses.push(asked.elapsed().as_secs());
+    }
+    for (pause, expected) in pauses.iter().zip([1, 2, 4, 8, 16].into_iter().chain(std::iter::repeat(20))) {
+        // The refusal comes at once, or after 10 s at most.
+        assert!((expected..=expected + 11).contains(pause), "{pauses:?}");
+    }
 }
