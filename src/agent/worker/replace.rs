@@ -179,6 +179,10 @@ impl<R: Runtime> Worker<R> {
 
     /// Makes the agent a member of those that listen on the pod's port, or says why that cannot be.
     async fn join(&self, pod: &StaticPod) -> Result<Steering, String> {
+        // The probes' source is an IPv4 address; to an IPv6 one they would all fail, and the new one be rejected.
+        if asked_over_six(pod, self.shared.node.address) {
+            return Err("its probes go to an IPv6 address".to_owned());
+        }
         let proc = &self.shared.proc;
         let pids = self.containers.values().filter_map(|container| match container.state {
             State::Running { pid, .. } => Some(pid),
@@ -282,6 +286,14 @@ impl<R: Runtime> Worker<R> {
 
 fn with_cause(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// Whether a probe goes to an IPv6 address; those that name none go to `address`.
+fn asked_over_six(pod: &StaticPod, address: IpAddr) -> bool {
+    let address = address.to_string();
+    let probes = pod.containers().iter().flat_map(|c| [&c.startup_probe, &c.readiness_probe, &c.liveness_probe]);
+    let mut gets = probes.flatten().filter_map(|probe| probe.http_get.as_ref());
+    gets.any(|get| get.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(&address).contains(':'))
 }
 
 /// The port that the pod answers on: that of its readiness probe.
