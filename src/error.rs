@@ -1,5 +1,6 @@
-//! Exit codes and hints: how a failure reaches the person who ran the command.
+//! Exit codes, hints and causes: how a failure reaches the person who ran the command.
 
+use std::error::Error;
 use std::process::ExitCode;
 
 /// How a command ended. The numbers are part of the interface (README, "Exit codes").
@@ -24,6 +25,16 @@ impl From<Exit> for ExitCode {
             Exit::Preflight => 3,
         })
     }
+}
+
+/// The innermost cause of `error`, or itself where it has none: HTTP clients say what happened there, and outside only
+/// that something did.
+pub fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause
 }
 
 /// An error that knows what its reader can do about it.

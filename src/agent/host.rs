@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use nix::sys::statvfs::statvfs;
 
 use super::translate::Node;
+use crate::proc::{Capabilities, Proc};
 
 /// Contents of a resolv.conf.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,12 +20,9 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
-/// Bit of `CAP_SYS_RESOURCE` in a capability set.
-const CAP_SYS_RESOURCE: u64 = 1 << 24;
-
 /// When the host was booted (`btime` of `/proc/stat`); the epoch when it cannot be known.
-pub fn booted_at(proc: &Path) -> Timestamp {
-    let text = std::fs::read_to_string(proc.join("stat")).unwrap_or_default();
+pub fn booted_at(proc: &Proc) -> Timestamp {
+    let text = std::fs::read_to_string(proc.path("stat")).unwrap_or_default();
     text.lines()
         .find_map(|line| line.strip_prefix("btime "))
         .and_then(|seconds| Timestamp::from_second(seconds.trim().parse().ok()?).ok())
@@ -32,17 +30,15 @@ pub fn booted_at(proc: &Path) -> Timestamp {
 }
 
 /// The node called `name`, whose address is `address` or that of its default route. Its pods write below `state`.
-pub fn node(proc: &Path, state: &Path, name: &str, address: Option<IpAddr>) -> Node {
+pub fn node(proc: &Proc, state: &Path, name: &str, address: Option<IpAddr>) -> Node {
     Node {
         name: name.to_owned(),
         address: address.or_else(default_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        memory: memory(&std::fs::read_to_string(proc.join("meminfo")).unwrap_or_default()),
+        memory: proc.memory().map_or(0, |memory| memory.total),
         storage: statvfs(state).map_or(0, |facts| facts.blocks() * facts.fragment_size()),
         cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
         dns: resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
-        may_protect_from_oom: may_protect_from_oom(
-            &std::fs::read_to_string(proc.join("self/status")).unwrap_or_default(),
-        ),
+        may_protect_from_oom: proc.effective_capabilities().is_ok_and(Capabilities::sys_resource),
         apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")),
     }
 }
@@ -52,16 +48,6 @@ fn default_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
     socket.local_addr().ok().map(|address| address.ip())
-}
-
-fn memory(meminfo: &str) -> u64 {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default();
-    line.split_whitespace().next().and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap_or(0) * 1024
-}
-
-fn may_protect_from_oom(status: &str) -> bool {
-    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
-    u64::from_str_radix(set.trim(), 16).is_ok_and(|set| set & CAP_SYS_RESOURCE != 0)
 }
 
 fn resolv_conf(text: &str) -> Dns {
@@ -84,11 +70,19 @@ mod tests {
 
     #[test]
     fn the_kernels_files_are_read() {
-        assert_eq!(memory("MemTotal:       24576 kB\nMemFree: 1 kB\n"), 24576 * 1024);
-        assert!(may_protect_from_oom("CapEff:\t000001ffffffffff\n"));
-        assert!(!may_protect_from_oom("CapEff:\t00000000a80425fb\n"));
-        assert!(!may_protect_from_oom(""));
-        assert!(booted_at(Path::new("/proc")) > Timestamp::UNIX_EPOCH);
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("self")).unwrap();
+        let meminfo = "MemTotal:       24576 kB\nMemFree: 1 kB\nMemAvailable: 1 kB\n";
+        std::fs::write(root.path().join("meminfo"), meminfo).unwrap();
+        let node = |status: &str| {
+            std::fs::write(root.path().join("self/status"), status).unwrap();
+            node(&Proc::new(root.path()), root.path(), "n", None)
+        };
+        assert_eq!(node("").memory, 24576 * 1024);
+        assert!(node("CapEff:\t000001ffffffffff\n").may_protect_from_oom);
+        assert!(!node("CapEff:\t00000000a80425fb\n").may_protect_from_oom);
+        assert!(!node("").may_protect_from_oom);
+        assert!(booted_at(&Proc::default()) > Timestamp::UNIX_EPOCH);
     }
 
     #[test]

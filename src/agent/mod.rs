@@ -68,7 +68,7 @@ use self::source::Published;
 use self::source::file::FileSource;
 use self::source::http::{Endpoint, HttpSource};
 use self::source::memory::recall_source;
-use self::step::{Timings, uid_of};
+use self::step::{Timings, doubled, uid_of};
 use self::translate::LogLimits;
 use self::worker::{Message, Shared, Wanted, Worker};
 use crate::clock::Clock;
@@ -191,7 +191,8 @@ pub async fn run<R: Runtime>(
     fsx::create_directories(&layout.pods(), 0o750)?;
     let agent_id = agent_id(&layout.agent_id())?;
     let listener = server::bind(&layout.socket())?;
-    let node = host::node(&layout.proc(), &layout.state(), &options.node_name, options.node_address);
+    let proc = Proc::new(layout.proc());
+    let node = host::node(&proc, &layout.state(), &options.node_name, options.node_address);
     let runtime = Arc::new(runtime);
     let board = Arc::new(Board::new(Metrics::new(env!("CARGO_PKG_VERSION"))));
     board.set_problem(Some("the container runtime has not answered yet".to_owned()));
@@ -210,11 +211,11 @@ pub async fn run<R: Runtime>(
         agent_id,
         node,
         pods: layout.pods(),
-        proc: Proc::new(layout.proc()),
         seccomp: layout.below_root(Path::new(seccomp::DIRECTORY)),
         pause_image: options.pause_image.clone(),
         log_limits: options.log_limits,
-        booted_at: host::booted_at(&layout.proc()),
+        booted_at: host::booted_at(&proc),
+        proc,
         ledger: Writer::new(Arc::clone(&options.ledger)),
         logs: LogDirectories { pods: options.pod_logs.clone(), containers: layout.container_logs() },
         board,
@@ -646,7 +647,7 @@ impl<R: Runtime> Hub<R> {
             }
             Err(error) => {
                 let count = self.failures.get(&key).map_or(1, |failure| failure.count + 1);
-                let pause = (WORKER_AGAIN.0 * 2_u32.saturating_pow(count - 1)).min(WORKER_AGAIN.1);
+                let pause = doubled(WORKER_AGAIN.0, count - 1, WORKER_AGAIN.1);
                 tracing::error!(pod = %key, %error, count, again_in = ?pause, "a worker failed");
                 let again_at = Instant::now() + pause;
                 self.failures.insert(key, Failure { why: error.to_string(), count, again_at });

@@ -26,6 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::translate::expand;
 use crate::clock::Clock;
+use crate::error::root_cause;
 use crate::runtime::{ExecOutput, Runtime, RuntimeError};
 
 /// How often a pod that others wait for is asked (see [`super::pod::AFTER`]).
@@ -365,14 +366,6 @@ fn first_problem(body: &str) -> String {
 
 fn shortened(line: &str) -> String {
     line.chars().take(160).collect()
-}
-
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 /// A port by number, or by its name in the container.

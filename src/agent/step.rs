@@ -797,7 +797,8 @@ fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
-fn doubled(initial: Duration, times: u32, max: Duration) -> Duration {
+/// The wait of a back-off that has doubled `times`.
+pub(super) fn doubled(initial: Duration, times: u32, max: Duration) -> Duration {
     initial.saturating_mul(2_u32.saturating_pow(times)).min(max)
 }
 

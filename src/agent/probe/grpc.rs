@@ -8,7 +8,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::{Outcome, USER_AGENT, root_cause, shortened};
+use super::{Outcome, USER_AGENT, shortened};
+use crate::error::root_cause;
 
 /// Asks the service of `grpc` at `address` once; without a name it is the server as a whole.
 pub(super) async fn check(address: IpAddr, grpc: &GRPCAction) -> Outcome {
@@ -26,7 +27,7 @@ pub(super) async fn check(address: IpAddr, grpc: &GRPCAction) -> Outcome {
     };
     let channel = match channel {
         Ok(channel) => channel,
-        Err(error) => return failure(root_cause(&error)),
+        Err(error) => return failure(root_cause(&error).to_string()),
     };
     match HealthClient::new(channel).check(HealthCheckRequest { service: service.clone() }).await {
         Ok(answer) => match answer.into_inner().status() {

@@ -25,6 +25,7 @@ use super::{Published, Taken};
 use crate::agent::pod::{Origin, PodError, SourceKind, StaticPod};
 use crate::agent::status::Rejection;
 use crate::clock::Clock;
+use crate::error::root_cause;
 use crate::yaml;
 
 /// How long one answer may take (kubelet: the time-out of its manifest client).
@@ -198,10 +199,7 @@ fn reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return format!("does not answer within {} s", TIMEOUT.as_secs());
     }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
+    let cause = root_cause(error);
     let cause = match cause.downcast_ref::<reqwest::Error>() {
         Some(_) => "the request failed".to_owned(),
         None => cause.to_string(),

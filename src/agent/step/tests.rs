@@ -196,6 +196,18 @@ fn two(more: &str) -> StaticPod {
     ))
 }
 
+/// The pod of [`two`], running after its init containers have succeeded.
+fn two_initialized() -> (World, StaticPod) {
+    let mut world = World::new();
+    let pod = two("");
+    world.settle(Some(&pod));
+    for init in ["i1/0", "i2/0"] {
+        world.crash(init, 0);
+        world.settle(Some(&pod));
+    }
+    (world, pod)
+}
+
 #[test]
 fn a_pod_is_created_and_started_and_then_left_alone() {
     let mut world = World::new();
@@ -562,13 +574,7 @@ fn a_removed_pod_is_stopped_with_its_own_grace_even_by_an_agent_that_never_saw_i
 
 #[test]
 fn a_sandbox_is_stopped_after_its_inhabitants() {
-    let mut world = World::new();
-    let pod = two("");
-    world.settle(Some(&pod));
-    for init in ["i1/0", "i2/0"] {
-        world.crash(init, 0);
-        world.settle(Some(&pod));
-    }
+    let (mut world, _) = two_initialized();
     let done = world.settle(None);
     assert_eq!(done[..3], ["stop a/0 30s", "stop b/0 30s", "stop POD/0 2s"]);
     assert!(world.gone && world.containers.is_empty());
@@ -576,13 +582,7 @@ fn a_sandbox_is_stopped_after_its_inhabitants() {
 
 #[test]
 fn a_pod_whose_sandbox_died_is_rebuilt_with_its_init_containers() {
-    let mut world = World::new();
-    let pod = two("");
-    world.settle(Some(&pod));
-    for init in ["i1/0", "i2/0"] {
-        world.crash(init, 0);
-        world.settle(Some(&pod));
-    }
+    let (mut world, pod) = two_initialized();
     world.crash("POD/0", 137);
     let done = world.settle(Some(&pod));
     let expected =
@@ -597,13 +597,7 @@ fn a_pod_whose_sandbox_died_is_rebuilt_with_its_init_containers() {
 
 #[test]
 fn a_pod_whose_sandbox_was_removed_is_rebuilt_as_well() {
-    let mut world = World::new();
-    let pod = two("");
-    world.settle(Some(&pod));
-    for init in ["i1/0", "i2/0"] {
-        world.crash(init, 0);
-        world.settle(Some(&pod));
-    }
+    let (mut world, pod) = two_initialized();
     let sandbox = world.id("POD/0");
     world.containers.remove(&sandbox);
     let done = world.settle(Some(&pod));
