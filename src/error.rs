@@ -14,6 +14,8 @@ pub enum Exit {
     Usage,
     /// A preflight check refused the host; nothing was touched.
     Preflight,
+    /// Asked by `--detailed-exitcode`: something would change.
+    Differs,
 }
 
 impl From<Exit> for ExitCode {
@@ -23,6 +25,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Usage => 2,
             Exit::Preflight => 3,
+            Exit::Differs => 10,
         })
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! # Guarantees
 //! - Nothing is locked or written before it is known that something is to be done and that the host is ready for it.
-//! - The plan that is performed was made under the lock.
+//! - The plan that is performed was made under the lock; where one was given, it is that one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -14,26 +14,37 @@ use jiff::Timestamp;
 
 use crate::apply::autopsy::{self, Autopsy};
 use crate::apply::{self, ApplyError, Goal, Host, Outcome};
+use crate::cluster;
 use crate::config::{self, Cluster};
 use crate::error::Hint;
 use crate::fsx::{self, FsError, Holder, Lock};
 use crate::journal::{Creation, JournalError, Ledger, Record};
 use crate::layout::Layout;
 use crate::manifests::{self, Manifest, ManifestError};
-use crate::plan::{self, Desired, Inventory, Item, Live, Plan, Refusal, Skip};
+use crate::plan::{
+    self, Before, Desired, Inputs, Inventory, Item, Live, NotYet, Observed, Plan, PlanFile, PlanFileError, Refusal,
+    Skip, UnknownPhase,
+};
 use crate::preflight::{self, ImageProgress, ImagePullError, Ownership, PreflightError};
 use crate::release::Component;
-use crate::runtime::Runtime;
+use crate::runtime::{Container, Runtime, State, labels};
 use crate::service::{self, ServiceError};
 use crate::takedown;
+
+/// How long the API server may take to say what is in it. Nothing depends on the answer but the answer.
+const ASK_API_SERVER: Duration = Duration::from_secs(3);
 
 /// What is asked of `init`.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// The configuration.
     pub cluster: &'a Cluster,
+    /// The control plane that runs here.
+    pub running: Option<&'a Cluster>,
     /// Phases to leave out.
-    pub skip: Skip,
+    pub skip_phases: &'a [String],
+    /// The plan that is to be performed, and no other.
+    pub plan: Option<&'a PlanFile>,
     /// Preflight checks whose errors are only warnings.
     pub ignored: &'a [String],
     /// How the engine is reached, as `DOCKER_HOST` writes it.
@@ -55,6 +66,15 @@ pub enum InitError {
     /// Whether the agent runs could not be found out.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// A phase that is to be left out does not exist.
+    #[error(transparent)]
+    Phase(#[from] UnknownPhase),
+    /// The given plan does not fit.
+    #[error(transparent)]
+    Plan(#[from] PlanFileError),
+    /// What is asked for can be planned and not done yet.
+    #[error("{}; nothing was changed", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    NotYet(Vec<NotYet>),
     /// Something stands in the way; all of it.
     #[error("{}", lines(.0))]
     Refused(Vec<Refusal>),
@@ -83,6 +103,39 @@ pub enum InitError {
         /// Why.
         autopsy: Box<Autopsy>,
     },
+    /// Components did not become healthy with what is new, and what ran before was put back.
+    #[error("{}", put_back(unhealthy, back, *hopeless, *after))]
+    PutBack {
+        /// How long was waited.
+        after: Duration,
+        /// Waiting longer could not have helped.
+        hopeless: bool,
+        /// Which components, with the last reason.
+        unhealthy: Vec<(Component, String)>,
+        /// Why.
+        autopsy: Box<Autopsy>,
+        /// Components whose old manifest is back; those that are not healthy with it have a reason.
+        back: Vec<(Component, Option<String>)>,
+    },
+}
+
+fn put_back(
+    unhealthy: &[(Component, String)],
+    back: &[(Component, Option<String>)],
+    hopeless: bool,
+    after: Duration,
+) -> String {
+    let names = |list: Vec<&Component>| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let failed = names(unhealthy.iter().map(|(component, _)| component).collect());
+    let why = if hopeless { "cannot become healthy; given up after" } else { "did not become healthy within" };
+    let lost: Vec<_> = back.iter().filter_map(|(one, reason)| Some(format!("{one}: {}", reason.as_ref()?))).collect();
+    let again = names(back.iter().map(|(component, _)| component).collect());
+    let now = if lost.is_empty() {
+        format!("what ran before is back and healthy: {again}")
+    } else {
+        format!("what ran before is back ({again}), and not healthy: {}", lost.join("; "))
+    };
+    format!("with what is new {failed} {why} {:.1} s; {now}", after.as_secs_f64())
 }
 
 fn failed(checks: usize) -> String {
@@ -109,7 +162,13 @@ impl Hint for InitError {
                 "mend the cause and run the same command again; or `plinth reset` to take everything away".to_owned(),
             ],
             Self::Journal(error) => error.hints(),
-            Self::File(_) | Self::Manifest(_) | Self::Service(_) | Self::Apply(_) => Vec::new(),
+            Self::Plan(error) => error.hints(),
+            Self::NotYet(_) => vec!["`plinth plan` with the same flags shows what would change".to_owned()],
+            Self::PutBack { .. } => vec![
+                "configuration and generation are those from before; mend the cause and run the same command again"
+                    .to_owned(),
+            ],
+            Self::File(_) | Self::Manifest(_) | Self::Service(_) | Self::Phase(_) | Self::Apply(_) => Vec::new(),
         }
     }
 }
@@ -138,25 +197,61 @@ pub fn lock(layout: &Layout) -> Result<Result<Lock, Busy>, FsError> {
     Ok(Lock::try_take(&layout.lock())?.map_err(|holder| Busy { holder }))
 }
 
+/// Whether this plinth can do what `plan` says.
+pub fn can_perform(plan: &Plan) -> Result<(), InitError> {
+    if plan.not_yet.is_empty() { Ok(()) } else { Err(InitError::NotYet(plan.not_yet.clone())) }
+}
+
 /// One `init`.
 pub struct Init<'a, R> {
     request: Request<'a>,
     host: Host<'a, R>,
+    skip: Skip,
     config: String,
     manifests: Vec<Manifest>,
     inventory: Inventory,
+    /// Manifests of the control plane that runs here as this plinth renders them, and credentials it had otherwise.
+    before: Option<(&'a Cluster, Vec<Manifest>, BTreeSet<Item>)>,
+}
+
+/// A plan with what it was made from.
+#[derive(Debug)]
+pub struct Planned {
+    /// What is to be done.
+    pub plan: Plan,
+    /// What was seen of the host.
+    pub observed: Observed,
 }
 
 impl<'a, R: Runtime> Init<'a, R> {
     /// Renders what the configuration gives.
     pub fn new(request: Request<'a>, host: Host<'a, R>) -> Result<Self, InitError> {
         let Request { cluster, .. } = request;
-        let manifests = Component::ALL
-            .into_iter()
-            .map(|component| manifests::render(cluster, component, host.layout))
-            .collect::<Result<_, _>>()?;
+        let render = |cluster: &Cluster| -> Result<Vec<_>, ManifestError> {
+            Component::ALL.into_iter().map(|component| manifests::render(cluster, component, host.layout)).collect()
+        };
+        let manifests = render(cluster)?;
         let inventory = Inventory::of(cluster, host.layout);
-        Ok(Self { config: config::to_wire_yaml(cluster), manifests, inventory, request, host })
+        let before = match request.running {
+            Some(running) => {
+                let respecified = inventory.respecified(&Inventory::of(running, host.layout));
+                Some((running, render(running)?, respecified))
+            }
+            None => None,
+        };
+        let skip = Skip::parse(request.skip_phases)?;
+        Ok(Self { skip, config: config::to_wire_yaml(cluster), manifests, inventory, before, request, host })
+    }
+
+    /// What a plan of this `init` is made from, beside the host.
+    pub fn inputs(&self) -> Inputs<'_> {
+        Inputs {
+            config: &self.config,
+            version_pinned: self.request.cluster.version_pinned,
+            manifests: &self.manifests,
+            skip_phases: self.request.skip_phases,
+            ignore_preflight_errors: self.request.ignored,
+        }
     }
 
     /// The configuration in kubeadm's format.
@@ -175,7 +270,7 @@ impl<'a, R: Runtime> Init<'a, R> {
     }
 
     /// What is to be done on this host as it is now.
-    pub async fn plan(&self) -> Result<Plan, InitError> {
+    pub async fn plan(&self) -> Result<Planned, InitError> {
         let ledger = self.host.journal.ledger()?;
         self.plan_from(&ledger).await
     }
@@ -189,12 +284,16 @@ impl<'a, R: Runtime> Init<'a, R> {
             self.pull_images().await?;
             // What was seen before the lock may have changed.
             let ledger = self.host.journal.ledger()?;
-            let plan = self.plan_from(&ledger).await?;
+            let Planned { plan, .. } = self.plan_from(&ledger).await?;
+            can_perform(&plan)?;
             match apply::perform(&plan, &self.goal(), &self.host, &ledger).await {
                 Ok(outcome) => Ok(outcome),
                 Err(ApplyError::Unhealthy { after, hopeless, unhealthy }) => {
                     let evidence = autopsy::gather(&self.goal(), &self.host, after, &unhealthy).await;
                     Err(InitError::Unhealthy { after, hopeless, autopsy: Box::new(autopsy::diagnose(&evidence)) })
+                }
+                Err(ApplyError::PutBack { after, hopeless, unhealthy, autopsy, back }) => {
+                    Err(InitError::PutBack { after, hopeless, unhealthy, autopsy, back })
                 }
                 Err(error) => Err(InitError::Apply(error)),
             }
@@ -214,49 +313,81 @@ impl<'a, R: Runtime> Init<'a, R> {
         }
     }
 
-    async fn plan_from(&self, ledger: &Ledger) -> Result<Plan, InitError> {
+    async fn plan_from(&self, ledger: &Ledger) -> Result<Planned, InitError> {
         let Host { layout, clock, .. } = self.host;
+        let Request { cluster, plan: given, .. } = &self.request;
         let live = self.live(ledger).await?;
-        let observed = plan::observe(self.request.cluster, layout, &self.inventory, ledger, live, clock.now())?;
+        let observed = plan::observe(cluster, layout, &self.inventory, ledger, live, clock.now())?;
         let desired = Desired {
+            cluster,
             config: &self.config,
             manifests: &self.manifests,
             credentials: self.inventory.credentials(),
-            etcd_data: layout.below_root(&self.request.cluster.etcd.data_dir),
+            etcd_data: layout.below_root(&cluster.etcd.data_dir),
+            before: self.before.as_ref().map(|(cluster, manifests, respecified)| Before {
+                cluster,
+                manifests,
+                respecified: respecified.clone(),
+            }),
         };
-        let plan = plan::compute(&desired, &observed).map_err(InitError::Refused)?;
-        Ok(plan.without(&self.request.skip))
+        let plan = plan::compute(&desired, &observed).map_err(InitError::Refused)?.without(&self.skip);
+        if let Some(file) = given {
+            file.check(&self.inputs(), &observed, &plan)?;
+        }
+        Ok(Planned { plan, observed })
     }
 
-    /// What runs. Components are asked for their health only where an agent could run them.
+    /// What runs. Components are asked for their health only where something could answer.
     async fn live(&self, ledger: &Ledger) -> Result<Live, InitError> {
         let Host { layout, runtime, .. } = self.host;
         let agent_runs = service::running(layout)? != Holder::Free;
-        let has_containers = match takedown::agent_id(layout)? {
-            // A runtime that is away is for preflight to report; what the journal knows is good enough here.
-            Some(id) => match runtime.list(&id).await {
-                Ok(containers) => !containers.is_empty(),
-                Err(_) => !ledger.containers().is_empty(),
-            },
-            None => false,
+        // A runtime that is away is for preflight to report; what the journal knows is good enough here.
+        let containers = match takedown::agent_id(layout)? {
+            Some(id) => runtime.list(&id).await.ok(),
+            None => Some(Vec::new()),
         };
+        let has_containers = containers.as_ref().map_or(!ledger.containers().is_empty(), |list| !list.is_empty());
+        let running = self.running(containers.as_deref().unwrap_or_default());
         let not_asked = || Component::ALL.map(|component| (component, "not asked".to_owned())).into();
-        let unhealthy = match apply::checkers(&self.goal(), layout) {
-            Ok(checkers) if agent_runs => {
+        let unhealthy: BTreeMap<_, _> = match apply::checkers(&self.goal(), layout) {
+            Ok(checkers) if agent_runs || has_containers => {
                 let checks = checkers.iter().map(async |checker| (checker.component(), checker.check().await));
                 let answers = join_all(checks).await;
                 answers.into_iter().filter_map(|(one, answer)| Some((one, answer.err()?.to_string()))).collect()
             }
-            // Without an agent nothing is healthy for long, and without credentials nobody can be asked.
+            // Where nothing runs nothing is healthy, and without credentials nobody can be asked.
             _ => not_asked(),
         };
+        let cluster_admins = match ledger.committed {
+            Some(_) if !unhealthy.contains_key(&Component::KubeApiserver) => self.cluster_admins().await,
+            _ => None,
+        };
         let agent_starts_at_boot = service::starts_at_boot(layout, ledger);
-        Ok(Live { agent_runs, agent_starts_at_boot, has_containers, unhealthy })
+        Ok(Live { agent_runs, agent_starts_at_boot, has_containers, running, unhealthy, cluster_admins })
+    }
+
+    /// Components of which one of `containers` runs.
+    fn running(&self, containers: &[Container]) -> BTreeSet<Component> {
+        let is_of = |container: &Container, component: Component| {
+            let label = |name: &str| container.labels.get(name).map(String::as_str);
+            label(labels::CONTAINER_NAME) == Some(component.name())
+                && label(labels::POD_NAME) == Some(&format!("{component}-{}", self.request.cluster.node_name))
+        };
+        let runs = |container: &&Container| matches!(container.state, State::Running { .. });
+        let found = containers.iter().filter(runs);
+        found.flat_map(|one| Component::ALL.into_iter().filter(move |component| is_of(one, *component))).collect()
+    }
+
+    /// Whether `admin.conf` has its rights; an API server that does not say is not waited for.
+    async fn cluster_admins(&self) -> Option<bool> {
+        let super_admin = apply::super_admin(&self.goal(), self.host.layout).ok()?;
+        let asked = cluster::cluster_admins_are_bound(&super_admin);
+        tokio::time::timeout(ASK_API_SERVER, asked).await.ok()?.ok()
     }
 
     async fn preflight(&self) -> Result<(), InitError> {
         let Host { layout, runtime, clock, printer, journal, .. } = self.host;
-        if self.request.skip.covers("preflight") {
+        if self.skip.covers("preflight") {
             return Ok(());
         }
         let ledger = journal.ledger()?;
@@ -303,7 +434,7 @@ impl<'a, R: Runtime> Init<'a, R> {
                 missing.push(image);
             }
         }
-        if missing.is_empty() || self.request.skip.covers("preflight") {
+        if missing.is_empty() || self.skip.covers("preflight") {
             return Ok(());
         }
         let intents = missing.iter().map(|reference| Creation::Image { reference: reference.clone() });

@@ -3,7 +3,8 @@
 //! One idea is used twice: **observe → decide → act, with the decision pure**.
 //!
 //! - The node: [`plan::compute`] compares a validated [`config::Cluster`] with what is on the host and returns the
-//!   steps that are missing; [`apply`] performs them. The first `init` is the plan from an empty host.
+//!   steps that are missing; [`apply`] performs them. The first `init` is the plan from an empty host, and a change of a
+//!   running control plane is the plan from what is there.
 //! - One pod: [`agent::step`] compares a static pod with its containers and returns the next actions; a worker per
 //!   pod performs them.
 //!
@@ -18,8 +19,8 @@
 //! | [`cli`] | clap structs → settings → one call; the only place that knows clap, anyhow and the environment |
 //! | [`init`] | plan, check the host, get the images, perform the plan |
 //! | [`reset`] | takes everything away again, and proves it |
-//! | [`apply`] | performs a plan: files, agent, gates; the autopsy when a gate is missed |
-//! | [`plan`] | what differs between configuration and host (pure), phases as data |
+//! | [`apply`] | performs a plan: files, agent, gates; the autopsy and the way back when a gate is missed |
+//! | [`plan`] | what differs between configuration and host (pure), generations, plan files, phases as data |
 //! | [`preflight`] | small named checks of the host |
 //! | [`takedown`] | stops our containers and sees that nothing of them runs |
 //! | [`service`] | how the agent is kept alive: a systemd unit, or a detached process |

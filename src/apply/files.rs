@@ -16,7 +16,7 @@ const MANIFESTS_MODE: u32 = 0o700;
 /// Mode of etcd's data directory (kubeadm: `CreateLocalEtcdStaticPodManifestFile`).
 const ETCD_DATA_MODE: u32 = 0o700;
 /// Mode of a manifest (kubeadm: `WriteStaticPodToDisk`).
-const MANIFEST_MODE: u32 = 0o600;
+pub(super) const MANIFEST_MODE: u32 = 0o600;
 
 /// Performs `steps`, all of them `Issue` or `WriteManifest`: makes everything in memory, then writes it, what others
 /// refer to first.
@@ -99,6 +99,13 @@ fn issue<R>(steps: &[Step], goal: &Goal<'_>, host: &Host<'_, R>) -> Result<Vec<N
 fn self_made(entry: &Entry, policy: &CertificatePolicy, now: jiff::Timestamp) -> Result<Contents, ApplyError> {
     Ok(match &entry.kind {
         Kind::ServiceAccount => {
+            // What the private half has signed is believed for as long as it stays.
+            if let [_, private] = &entry.files[..]
+                && let Some(private) = fsx::read_optional(&private.path)?
+                && let Ok(public) = pki::service_account_public_key(&private)
+            {
+                return Ok(vec![public.into_bytes(), private]);
+            }
             let keys = pki::issue_service_account(policy.algorithm)?;
             vec![keys.public.into_bytes(), keys.private.expose().into()]
         }

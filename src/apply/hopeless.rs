@@ -59,7 +59,8 @@ fn patience(status: &AgentStatus, layout: &Layout) -> Option<Duration> {
     rejected.then_some(Duration::ZERO).into_iter().chain(components.filter_map(without_hope)).min()
 }
 
-fn without_hope(container: &ContainerSummary) -> Option<Duration> {
+/// How long the present state of `container` has to last until there is no hope; `None` while there is some.
+pub(super) fn without_hope(container: &ContainerSummary) -> Option<Duration> {
     let crashes = container.restart_count + 1;
     match container.reason.as_str() {
         "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" => Some(IMAGE_MISSING),

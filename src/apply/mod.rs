@@ -6,10 +6,12 @@
 //! - Interrupted anywhere, the next `init` plans from what is there.
 //!
 //! # Failure
-//! When a component does not become healthy in time, nothing is undone: the containers and their logs are the
-//! evidence, from which the [`autopsy`] finds the likely cause.
+//! When a component does not become healthy in time, the containers and their logs are the evidence, from which the
+//! [`autopsy`] finds the likely cause. A first `init` undoes nothing. Where a control plane ran before, the manifests
+//! that were exchanged are put back after that, in reverse order, and the generation stays the one it was.
 
 pub mod autopsy;
+mod exchange;
 mod files;
 mod hopeless;
 
@@ -17,10 +19,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 use tokio::process::Child;
 use tokio::sync::Notify;
 
+use crate::agent::client::ClientError;
 use crate::clock::Clock;
 use crate::cluster::{self, ClusterError};
 use crate::config::Cluster;
@@ -31,6 +35,7 @@ use crate::kubeconfig::{self, KubeconfigError};
 use crate::layout::Layout;
 use crate::manifests::Manifest;
 use crate::pki::PkiError;
+use crate::plan::generation::{self, Facts, Generation, ImageFacts};
 use crate::plan::{self, Inventory, Kind, Plan, Step};
 use crate::release::Component;
 use crate::runtime::{Runtime, RuntimeError};
@@ -84,7 +89,8 @@ pub struct Goal<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
-    /// Seconds until each component was healthy, since the wait began, in the order in which they became so.
+    /// Seconds until each component was healthy, since it was exchanged or the wait began, in the order in which they
+    /// became so.
     pub healthy: Vec<HealthyAfter>,
     /// Number of the generation that was recorded.
     pub generation: Option<u32>,
@@ -125,6 +131,9 @@ pub enum ApplyError {
     /// The container runtime failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The agent cannot be asked.
+    #[error(transparent)]
+    Agent(#[from] ClientError),
     /// A component has no health endpoint.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -149,9 +158,27 @@ pub enum ApplyError {
         /// Components with their last reason.
         unhealthy: Vec<(Component, String)>,
     },
+    /// A component did not become healthy with its new manifest, and what ran before was put back.
+    #[error("{} did not become healthy with what is new", list(unhealthy))]
+    PutBack {
+        /// How long was waited.
+        after: Duration,
+        /// The wait ended before its time, because nothing can come of it.
+        hopeless: bool,
+        /// Components with their last reason.
+        unhealthy: Vec<(Component, String)>,
+        /// Why, from the evidence as it was before it was taken away.
+        autopsy: Box<autopsy::Autopsy>,
+        /// Components whose old manifest is back; those that are not healthy with it have a reason.
+        back: Vec<(Component, Option<String>)>,
+    },
     /// The user gave up.
     #[error("interrupted; run the same command again to finish")]
     Interrupted,
+}
+
+fn list(components: &[(Component, String)]) -> String {
+    components.iter().map(|(component, _)| component.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// Performs the steps of `plan` one after the other. Dropped in the middle, it leaves what the next `init` goes on
@@ -164,6 +191,29 @@ pub async fn perform<R: Runtime>(
 ) -> Result<Outcome, ApplyError> {
     announce(plan, goal, host, ledger)?;
     let mut outcome = Outcome::default();
+    let mut exchanged = Vec::new();
+    match steps(plan, goal, host, ledger, &mut outcome, &mut exchanged).await {
+        Err(ApplyError::Unhealthy { after, hopeless, unhealthy })
+            if exchanged.iter().any(exchange::Exchanged::can_go_back) =>
+        {
+            // The containers that tell why are about to go.
+            let evidence = autopsy::gather(goal, host, after, &unhealthy).await;
+            let autopsy = Box::new(autopsy::diagnose(&evidence));
+            let back = exchange::put_back(&exchanged, goal, host).await?;
+            Err(ApplyError::PutBack { after, hopeless, unhealthy, autopsy, back })
+        }
+        result => result.map(|()| outcome),
+    }
+}
+
+async fn steps<R: Runtime>(
+    plan: &Plan,
+    goal: &Goal<'_>,
+    host: &Host<'_, R>,
+    ledger: &Ledger,
+    outcome: &mut Outcome,
+    exchanged: &mut Vec<exchange::Exchanged>,
+) -> Result<(), ApplyError> {
     let mut agent = None;
     let mut steps = plan.steps.as_slice();
     while let Some(step) = steps.first() {
@@ -178,13 +228,23 @@ pub async fn perform<R: Runtime>(
                 files::write(&steps[..performed], goal, host)?;
             }
             Step::StartAgent => (agent, outcome.start_at_boot) = start_agent(host).await?,
-            Step::Wait => outcome.healthy = wait(goal, host, agent.as_mut()).await?,
+            Step::Exchange { component, back } => {
+                let new = exchange::Exchanged::of(*component, *back, host, ledger)?;
+                exchanged.push(new);
+                outcome.healthy.push(exchange::exchange(*component, goal, host).await?);
+            }
+            Step::Wait => {
+                let healthy = wait(goal, host, agent.as_mut()).await?;
+                let known = |one: &HealthyAfter| outcome.healthy.iter().any(|known| known.component == one.component);
+                let new: Vec<_> = healthy.into_iter().filter(|one| !known(one)).collect();
+                outcome.healthy.extend(new);
+            }
             Step::BindClusterAdmins => bind_cluster_admins(goal, host).await?,
-            Step::Commit => outcome.generation = Some(commit(goal, host, ledger)?),
+            Step::Commit => outcome.generation = Some(commit(plan, goal, host, ledger).await?),
         }
         steps = &steps[performed..];
     }
-    Ok(outcome)
+    Ok(())
 }
 
 /// Writes everything that `plan` will make into the journal, at once: one sync instead of one per file.
@@ -199,7 +259,7 @@ fn announce<R>(plan: &Plan, goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger
                     made.push(Creation::File { path: file.path.clone() });
                 }
             }
-            Step::WriteManifest { component, .. } => {
+            Step::WriteManifest { component, .. } | Step::Exchange { component, .. } => {
                 let path = plan::manifest_path(host.layout, *component);
                 directories.extend(path.parent().map(Into::into));
                 made.push(Creation::File { path });
@@ -303,20 +363,40 @@ async fn start_agent<R>(host: &Host<'_, R>) -> Result<(Option<Child>, Option<Str
 
 /// The health endpoints of the four components, and how to ask them.
 pub fn checkers(goal: &Goal<'_>, layout: &Layout) -> Result<Vec<Checker>, ApplyError> {
-    let found = kubeconfig::credentials("super-admin.conf", &super_admin(goal, layout)?)?;
+    checkers_of(goal, layout, goal.manifests.iter().map(|manifest| (manifest.component, &manifest.pod)))
+}
+
+fn checkers_of<'a>(
+    goal: &Goal<'_>,
+    layout: &Layout,
+    pods: impl IntoIterator<Item = (Component, &'a Pod)>,
+) -> Result<Vec<Checker>, ApplyError> {
+    let found = whoever_may_ask(goal, layout)?;
     let identity = Some(Identity::new(&found.certificate_pem, found.key_pem.expose()));
     let credentials = Credentials { ca: found.ca_pem, identity };
-    let pods = goal.manifests.iter().map(|manifest| (manifest.component, &manifest.pod));
     let targets = health::targets(goal.cluster.advertise_address, &credentials, pods)?;
     Ok(targets.into_iter().map(Checker::new).collect::<Result<_, _>>()?)
 }
 
-fn super_admin(goal: &Goal<'_>, layout: &Layout) -> Result<String, ApplyError> {
+/// `super-admin.conf`, which needs no RBAC; without it, `admin.conf`.
+fn whoever_may_ask(goal: &Goal<'_>, layout: &Layout) -> Result<kubeconfig::Credentials, ApplyError> {
+    let read = |name: &str| -> Result<_, ApplyError> {
+        Ok(kubeconfig::credentials(&format!("{name}.conf"), &kubeconfig_of(name, goal, layout)?)?)
+    };
+    read("super-admin").or_else(|error| read("admin").map_err(|_| error))
+}
+
+/// The text of `super-admin.conf`.
+pub fn super_admin(goal: &Goal<'_>, layout: &Layout) -> Result<String, ApplyError> {
+    kubeconfig_of("super-admin", goal, layout)
+}
+
+fn kubeconfig_of(name: &str, goal: &Goal<'_>, layout: &Layout) -> Result<String, ApplyError> {
     let entry = goal.inventory.entries().iter().find_map(|entry| match &entry.kind {
-        Kind::Kubeconfig(spec) if spec.name == "super-admin" => entry.files.first(),
+        Kind::Kubeconfig(spec) if spec.name == name => entry.files.first(),
         _ => None,
     });
-    let path = entry.map_or_else(|| layout.kubernetes().join("super-admin.conf"), |file| file.path.clone());
+    let path = entry.map_or_else(|| layout.kubernetes().join(format!("{name}.conf")), |file| file.path.clone());
     Ok(fsx::read_to_string(&path)?)
 }
 
@@ -397,18 +477,40 @@ async fn bind_cluster_admins<R>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(
     Ok(())
 }
 
-/// Keeps configuration, manifests and what they took from the host as a new generation. The journal's record makes it count, so it comes last.
-fn commit<R>(goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger) -> Result<u32, ApplyError> {
-    let generation = ledger.committed.map_or(1, |(generation, _)| generation + 1);
-    let directory = plan::generation_directory(host.layout, generation);
-    fsx::create_directories(&directory, 0o700)?;
-    let file =
-        |name: String, content: &str| fsx::NewFile { path: directory.join(name), content: content.into(), mode: 0o600 };
-    let seen = serde_json::to_string_pretty(&goal.cluster.host)
-        .map_err(|error| FsError::of("write", &directory.join(plan::HOST_FILE))(error.into()))?;
-    let mut files = vec![file(plan::CONFIG_FILE.to_owned(), goal.config), file(plan::HOST_FILE.to_owned(), &seen)];
-    files.extend(goal.manifests.iter().map(|m| file(crate::manifests::file_name(m.component), &m.yaml)));
-    fsx::write_batch(&files)?;
-    host.journal.append(&[Record::Commit { generation, at: host.clock.now() }])?;
-    Ok(generation)
+/// Keeps what was reached as a new generation. The journal's record makes it count, so it comes last.
+async fn commit<R: Runtime>(
+    plan: &Plan,
+    goal: &Goal<'_>,
+    host: &Host<'_, R>,
+    ledger: &Ledger,
+) -> Result<u32, ApplyError> {
+    let number = ledger.committed.map_or(1, |(generation, _)| generation + 1);
+    let mut images = std::collections::BTreeMap::new();
+    for component in Component::ALL {
+        let reference = goal.cluster.image(component);
+        // It runs, so an engine that does not know it is only an engine that does not answer.
+        let known = host.runtime.image(&reference).await.ok().flatten();
+        let (id, digests) = known.map(|image| (image.id, image.digests)).unwrap_or_default();
+        images.insert(component, ImageFacts { reference, id, digests });
+    }
+    let at = host.clock.now();
+    let changes = if number == 1 { vec!["the first init".to_owned()] } else { plan.summary() };
+    let generation = Generation {
+        number,
+        config: goal.config.to_owned(),
+        host: Some(goal.cluster.host.clone()),
+        manifests: goal.manifests.iter().map(|manifest| (manifest.component, manifest.yaml.clone())).collect(),
+        facts: Facts {
+            at: Some(at),
+            plinth: env!("CARGO_PKG_VERSION").to_owned(),
+            kubernetes_version: goal.cluster.version.to_string(),
+            version_pinned: goal.cluster.version_pinned,
+            changes,
+            images,
+            certificates: plan::serials(goal.inventory),
+        },
+    };
+    generation::write(host.layout, &generation)?;
+    host.journal.append(&[Record::Commit { generation: number, at }])?;
+    Ok(number)
 }

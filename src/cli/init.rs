@@ -1,10 +1,10 @@
 //! `plinth init`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -12,19 +12,20 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, Failure, Outcome, agent, interrupted, ledger};
 use crate::agent::AgentError;
 use crate::apply::{self, Host, Launch};
-use crate::config::{self, Cluster, ConfigFile, HostFacts, HostView, Loaded, Overrides};
+use crate::config::{self, Cluster, ConfigFile, HostFacts, HostView, Loaded, Overrides, Running};
 use crate::error::Exit;
-use crate::init::{Init, InitError, Request};
-use crate::journal::{Journal, Ledger};
-use crate::plan::{self, Plan, Skip, Standing};
+use crate::init::{self, Init, InitError, Planned, Request};
+use crate::journal::Journal;
+use crate::plan::{self, Plan, PlanFile, PlanFileError, generation};
 use crate::runtime::Runtime;
+use crate::runtime::docker::Docker;
 use crate::service::{AgentCommand, Manager};
 use crate::ui::Printer;
 
-/// Flags are kubeadm's wherever it has them.
+/// What is asked for. Flags are kubeadm's wherever it has them.
 #[derive(Debug, clap::Args)]
-#[command(after_help = phases())]
-pub(super) struct Args {
+#[group(id = "flags", multiple = true)]
+pub(super) struct Flags {
     /// File with an InitConfiguration and a ClusterConfiguration of kubeadm.k8s.io/v1beta4; `-` is stdin
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -61,36 +62,46 @@ pub(super) struct Args {
     /// Name of this node; its host name unless given
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    dry_run: bool,
     /// Phases to leave out, see the list below
     #[arg(long, value_name = "PHASE", value_delimiter = ',')]
     skip_phases: Option<Vec<String>>,
     /// Preflight checks whose errors are only warnings; `all` is all of them
     #[arg(long, value_name = "CHECK", value_delimiter = ',')]
     ignore_preflight_errors: Option<Vec<String>>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = phases())]
+pub(super) struct Args {
+    #[command(flatten)]
+    flags: Flags,
+    /// Do what `plinth plan --out FILE` has shown, and refuse if the host has changed since
+    #[arg(long, value_name = "FILE", conflicts_with = "flags")]
+    plan: Option<PathBuf>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Run the agent in this process and stay, for containers and supervisors
     #[arg(long)]
     foreground: bool,
 }
 
 /// The phases for the help text.
-fn phases() -> String {
+pub(super) fn phases() -> String {
     let width = plan::INIT.iter().map(|phase| phase.name.len()).max().unwrap_or_default();
     let lines: Vec<_> = plan::INIT.iter().map(|phase| format!("  {:width$}  {}", phase.name, phase.about)).collect();
     format!("Phases:\n{}", lines.join("\n"))
 }
 
-impl Args {
-    fn overrides(&self) -> Overrides {
+impl Flags {
+    fn overrides(&self, dry_run: bool) -> Overrides {
         Overrides {
             apiserver_advertise_address: self.apiserver_advertise_address.clone(),
             apiserver_bind_port: self.apiserver_bind_port,
             apiserver_cert_extra_sans: self.apiserver_cert_extra_sans.clone(),
             cert_dir: self.cert_dir.clone(),
             control_plane_endpoint: self.control_plane_endpoint.clone(),
-            dry_run: self.dry_run.then_some(true),
+            dry_run: dry_run.then_some(true),
             ignore_preflight_errors: self.ignore_preflight_errors.clone(),
             image_repository: self.image_repository.clone(),
             kubernetes_version: self.kubernetes_version.clone(),
@@ -101,53 +112,132 @@ impl Args {
             skip_phases: self.skip_phases.clone(),
         }
     }
+}
 
-    /// Nothing is said about the cluster itself.
-    fn asks_for_nothing(&self) -> bool {
-        let about_this_run = Overrides {
-            dry_run: self.dry_run.then_some(true),
-            ignore_preflight_errors: self.ignore_preflight_errors.clone(),
-            skip_phases: self.skip_phases.clone(),
+/// What is asked for, and what an `init` works with.
+pub(super) struct Asked {
+    pub(super) loaded: Loaded,
+    plan: Option<PlanFile>,
+    journal: Journal,
+    docker: Docker,
+}
+
+impl Asked {
+    /// By the flags, over the configuration of the control plane that runs here.
+    pub(super) fn by_flags(flags: &Flags, dry_run: bool, context: &Context) -> Result<Self, Failure> {
+        let text = flags.config.as_deref().map(super::config::read).transpose()?;
+        let file = text.as_ref().map(|(name, text)| ConfigFile { name, text });
+        Self::load(file, &flags.overrides(dry_run), None, context)
+    }
+
+    /// By a plan that was kept in a file.
+    fn by_plan(path: &Path, dry_run: bool, context: &Context) -> Result<Self, Failure> {
+        let plan = PlanFile::read(path).map_err(|error| Failure::hinted(error, Exit::Usage))?;
+        let overrides = Overrides {
+            dry_run: dry_run.then_some(true),
+            skip_phases: Some(plan.skip_phases.clone()),
+            ignore_preflight_errors: Some(plan.ignore_preflight_errors.clone()),
             ..Overrides::default()
         };
-        self.config.is_none() && self.overrides() == about_this_run
+        let text = plan.config.clone();
+        let file = ConfigFile { name: &path.display().to_string(), text: &text };
+        let mut asked = Self::load(Some(file), &overrides, Some(plan), context)?;
+        if let Some(plan) = &asked.plan {
+            asked.loaded.cluster.version_pinned = plan.version_pinned;
+        }
+        Ok(asked)
+    }
+
+    fn load(
+        file: Option<ConfigFile<'_>>,
+        overrides: &Overrides,
+        plan: Option<PlanFile>,
+        context: &Context,
+    ) -> Result<Self, Failure> {
+        let layout = &context.layout;
+        let journal = Journal::of(layout);
+        let generation = generation::committed(layout, &ledger(&journal)?)?;
+        let mut host = HostFacts::collect(context.environment.variables.clone())?;
+        let rendered = generation.as_ref().and_then(|generation| generation.host.clone());
+        if let Some(HostView { ca_directories, proxy_variables, .. }) = rendered.clone() {
+            host = HostFacts { ca_directories, proxy_variables, ..host };
+        }
+        let running = generation.as_ref().map(|generation| Running {
+            config: ConfigFile {
+                name: "the configuration of the control plane that runs here",
+                text: &generation.config,
+            },
+            version_pinned: generation.facts.version_pinned,
+        });
+        let mut loaded = config::load_over(file, running.as_ref(), overrides, &host)
+            .map_err(|errors| Failure::hinted(errors, Exit::Usage))?;
+        let external_ca = rendered.map_or_else(|| plan::external_ca(layout, &loaded.cluster), |view| view.external_ca);
+        for cluster in [Some(&mut loaded.cluster), loaded.running.as_mut()].into_iter().flatten() {
+            cluster.host.external_ca = external_ca;
+        }
+        for warning in &loaded.warnings {
+            context.printer.warning(warning);
+        }
+        Ok(Self { loaded, plan, journal, docker: context.docker()? })
+    }
+
+    /// The `init` that does it.
+    pub(super) fn init<'a>(&'a self, launch: Launch, context: &'a Context) -> Result<Init<'a, Docker>, Failure> {
+        let Context { printer, layout, clock, .. } = context;
+        let request = Request {
+            cluster: &self.loaded.cluster,
+            running: self.loaded.running.as_ref(),
+            skip_phases: &self.loaded.skip_phases,
+            plan: self.plan.as_ref(),
+            ignored: &self.loaded.ignore_preflight_errors,
+            engine_address: self.docker.host(),
+        };
+        let host = Host { layout, journal: &self.journal, runtime: &self.docker, clock, printer, launch };
+        Init::new(request, host).map_err(|error| failure(error, printer))
+    }
+
+    /// The agent as a service of this host.
+    pub(super) fn service(&self, context: &Context) -> Result<Launch, Failure> {
+        let command = agent_command(context, &self.loaded.cluster)?;
+        Ok(Launch::Service { manager: Manager::detect(&context.layout), command })
     }
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
-    let Context { printer, layout, clock, .. } = context;
-    let journal = Journal::of(layout);
-    let loaded = load(args, context, &ledger(&journal)?)?;
-    for warning in &loaded.warnings {
-        printer.warning(warning);
-    }
-    let docker = context.docker()?;
+    let printer = &context.printer;
+    let asked = match &args.plan {
+        Some(path) => Asked::by_plan(path, args.dry_run, context)?,
+        None => Asked::by_flags(&args.flags, args.dry_run, context)?,
+    };
+    let loaded = &asked.loaded;
     let (launch, mut agent) = if args.foreground {
         let agent = ForegroundAgent::new(context, &loaded.cluster)?;
         (Launch::Foreground(agent.begin.clone()), Some(agent))
     } else {
-        let command = agent_command(context, &loaded.cluster)?;
-        (Launch::Service { manager: Manager::detect(layout), command }, None)
+        (asked.service(context)?, None)
     };
-    let request = Request {
-        cluster: &loaded.cluster,
-        skip: Skip::parse(&loaded.skip_phases).map_err(Failure::usage)?,
-        ignored: &loaded.ignore_preflight_errors,
-        engine_address: docker.host(),
-    };
-    let host = Host { layout, journal: &journal, runtime: &docker, clock, printer, launch };
-    let init = Init::new(request, host)?;
+    let init = asked.init(launch, context)?;
 
-    let plan = init.plan().await.map_err(|error| failure(error, printer))?;
+    let Planned { plan, .. } = init.plan().await.map_err(|error| failure(error, printer))?;
     if loaded.dry_run {
-        return show(&init, &plan, context);
-    }
-    if plan.is_empty() {
-        let version = &loaded.cluster.version;
-        let text = || format!("nothing is to be done: the {version} control plane is as configured, and healthy");
-        printer.result(&json!({ "changed": false, "kubernetesVersion": version }), text)?;
+        let text = || {
+            let manifests = init.manifests().iter().map(|manifest| {
+                let path = plan::manifest_path(&context.layout, manifest.component);
+                format!("\n\n{}:\n{}", path.display(), manifest.yaml.trim_end())
+            });
+            let manifests: String = if plan.is_empty() { String::new() } else { manifests.collect() };
+            text(&plan, &loaded.cluster) + &manifests
+        };
+        printer.result(&document(&init, &plan), text)?;
         return Ok(Exit::Done);
     }
+    if plan.is_empty() {
+        let document = json!({ "changed": false, "kubernetesVersion": loaded.cluster.version });
+        printer.result(&document, || text(&plan, &loaded.cluster))?;
+        return Ok(Exit::Done);
+    }
+    announce(&plan, loaded, printer);
+    init::can_perform(&plan).map_err(|error| failure(error, printer))?;
     let performed = Box::pin(init.perform(interrupted()));
     let outcome = match &mut agent {
         Some(agent) => tokio::select! {
@@ -160,35 +250,23 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
         None => performed.await,
     };
     let outcome = outcome.map_err(|error| failure(error, printer))?;
-    report(&init, &outcome, &loaded.cluster, printer)?;
+    report(&init, &outcome, loaded, &plan, printer)?;
     match agent {
         Some(agent) => agent.stay().await,
         None => Ok(Exit::Done),
     }
 }
 
-/// The configuration: that of the command line, or that of the control plane that runs here where nothing is said.
-fn load(args: &Args, context: &Context, ledger: &Ledger) -> Result<Loaded, Failure> {
-    let stored = match plan::standing(&context.layout, ledger)? {
-        Standing::Committed { config } if args.asks_for_nothing() => {
-            Some(("the configuration of the control plane that runs here".to_owned(), config))
-        }
-        _ => None,
-    };
-    let text = match &args.config {
-        Some(path) => Some(super::config::read(path)?),
-        None => stored,
-    };
-    let file = text.as_ref().map(|(name, text)| ConfigFile { name, text });
-    let mut host = HostFacts::collect(context.environment.variables.clone())?;
-    let rendered = plan::rendered_host(&context.layout, ledger)?;
-    if let Some(HostView { ca_directories, proxy_variables, .. }) = rendered.clone() {
-        host = HostFacts { ca_directories, proxy_variables, ..host };
+/// What differs from the control plane that runs here; a first `init` needs no announcement.
+fn announce(plan: &Plan, loaded: &Loaded, printer: &Printer) {
+    if loaded.running.is_none() {
+        return;
     }
-    let mut loaded = config::load(file, &args.overrides(), &host).map_err(|e| Failure::hinted(e, Exit::Usage))?;
-    loaded.cluster.host.external_ca =
-        rendered.map_or_else(|| plan::external_ca(&context.layout, &loaded.cluster), |view| view.external_ca);
-    Ok(loaded)
+    let mut phase = printer.phase("plan");
+    for line in plan.version.iter().map(ToString::to_string).chain(plan.summary()) {
+        phase.update(&line);
+    }
+    phase.done(&format!("at worst: {}", plan.class()));
 }
 
 /// The agent in this process. It begins when the plan says so, and is what remains when the plan is done.
@@ -239,34 +317,54 @@ fn agent_command(context: &Context, cluster: &Cluster) -> Result<AgentCommand, F
     Ok(AgentCommand { program, arguments })
 }
 
-/// What would be done, with the manifests in full.
-fn show<R: Runtime>(init: &Init<'_, R>, plan: &Plan, context: &Context) -> Outcome {
-    let text = || {
-        if plan.is_empty() {
-            return "nothing is to be done".to_owned();
-        }
-        let steps = plan.steps.iter().map(|step| format!("would {step}"));
-        let files = init.manifests().iter().map(|manifest| {
-            let path = plan::manifest_path(&context.layout, manifest.component);
-            format!("\n{}:\n{}", path.display(), manifest.yaml.trim_end())
-        });
-        steps.chain(files).collect::<Vec<_>>().join("\n")
-    };
+/// The plan for people.
+pub(super) fn text(plan: &Plan, cluster: &Cluster) -> String {
+    if plan.is_empty() {
+        let version = &cluster.version;
+        return format!("nothing is to be done: the {version} control plane is as configured, and healthy");
+    }
+    plan::text(plan)
+}
+
+/// The plan for programs. Fields are only ever added.
+pub(super) fn document<R: Runtime>(init: &Init<'_, R>, plan: &Plan) -> Value {
     let manifests: serde_json::Map<_, _> =
         init.manifests().iter().map(|m| (m.component.to_string(), m.yaml.clone().into())).collect();
-    context.printer.result(&json!({ "plan": plan, "config": init.config(), "manifests": manifests }), text)?;
-    Ok(Exit::Done)
+    json!({
+        "differs": !plan.is_empty(),
+        "class": plan.class(),
+        "plan": plan,
+        "config": init.config(),
+        "manifests": manifests,
+    })
 }
 
 /// Exit code and output of an `init` that failed.
-fn failure(error: InitError, printer: &Printer) -> Failure {
+pub(super) fn failure(error: InitError, printer: &Printer) -> Failure {
     let (exit, value) = match &error {
         InitError::NotReady(report) => (Exit::Preflight, json!({ "error": "preflight", "findings": report.findings })),
         InitError::Image(_) => (Exit::Preflight, json!({ "error": "image", "message": error.to_string() })),
-        InitError::Unchecked(_) => (Exit::Usage, json!({ "error": "usage", "message": error.to_string() })),
+        InitError::Unchecked(_) | InitError::Phase(_) => {
+            (Exit::Usage, json!({ "error": "usage", "message": error.to_string() }))
+        }
         InitError::Unhealthy { autopsy, .. } => {
             printer.line(&format!("\n{autopsy}"));
             (Exit::Failed, json!({ "error": "unhealthy", "autopsy": autopsy }))
+        }
+        InitError::PutBack { autopsy, back, .. } => {
+            printer.line(&format!("\n{autopsy}"));
+            let back: Vec<_> =
+                back.iter().map(|(component, reason)| json!({ "component": component, "unhealthy": reason })).collect();
+            (
+                Exit::Failed,
+                json!({ "error": "put-back", "message": error.to_string(), "autopsy": autopsy, "back": back }),
+            )
+        }
+        InitError::NotYet(problems) => {
+            (Exit::Usage, json!({ "error": "not-yet", "message": error.to_string(), "notYet": problems }))
+        }
+        InitError::Plan(PlanFileError::HostChanged { what } | PlanFileError::OtherPlan { what }) => {
+            (Exit::Failed, json!({ "error": "plan", "message": error.to_string(), "changed": what }))
         }
         InitError::Refused(_) => (Exit::Failed, json!({ "error": "refused", "message": error.to_string() })),
         _ => (Exit::Failed, json!({ "error": "failed", "message": error.to_string() })),
@@ -279,9 +377,11 @@ fn failure(error: InitError, printer: &Printer) -> Failure {
 fn report<R: Runtime>(
     init: &Init<'_, R>,
     outcome: &apply::Outcome,
-    cluster: &Cluster,
+    loaded: &Loaded,
+    plan: &Plan,
     printer: &Printer,
 ) -> Result<(), Failure> {
+    let cluster = &loaded.cluster;
     let admin = init.file_of("kubeconfig/admin").map(|path| path.display().to_string()).unwrap_or_default();
     let value = json!({
         "changed": true,
@@ -290,24 +390,31 @@ fn report<R: Runtime>(
         "kubeconfig": admin,
         "healthy": outcome.healthy,
         "generation": outcome.generation,
+        "changes": plan.changes,
         "startAtBoot": outcome.start_at_boot,
     });
     let waited = outcome.generation.is_some() || !outcome.healthy.is_empty();
     printer.result(&value, || {
-        let state = if waited { "is healthy" } else { "was set up and not waited for" };
+        let state = if waited { "healthy" } else { "not waited for" };
         let boot = outcome
             .start_at_boot
             .as_ref()
-            .map(|line| format!("\n\nNo systemd here: let the init system of this host run this at boot:\n\n  {line}"));
+            .map(|line| format!("\n\nNo systemd here: let the init system of this host run this at boot:\n\n  {line}"))
+            .unwrap_or_default();
+        if loaded.running.is_some() {
+            let version = &cluster.version;
+            let generation =
+                outcome.generation.map(|number| format!("; this is generation {number}")).unwrap_or_default();
+            return format!("\nThe {version} control plane is as configured, and {state}{generation}.{boot}");
+        }
         format!(
-            "\nYour Kubernetes {version} control plane {state}.\n\n\
+            "\nYour Kubernetes {version} control plane is {state}.\n\n\
              To use it as root:\n\n  export KUBECONFIG={admin}\n\n\
              To use it as another user:\n\n  mkdir -p $HOME/.kube\n  \
              sudo cp -i {admin} $HOME/.kube/config\n  sudo chown $(id -u):$(id -g) $HOME/.kube/config\n\n\
              There is no Node and no pod network yet: pods stay Pending.{boot}\n\n\
              Next: plinth status",
             version = cluster.version,
-            boot = boot.unwrap_or_default(),
         )
     })?;
     Ok(())
@@ -324,10 +431,6 @@ mod tests {
         args: Args,
     }
 
-    fn args(line: &str) -> Args {
-        Command::try_parse_from(std::iter::once("init").chain(line.split_whitespace())).unwrap().args
-    }
-
     #[test]
     fn help_lists_the_phases_that_are_run() {
         let help = Command::command().render_help().to_string();
@@ -342,15 +445,18 @@ mod tests {
     }
 
     #[test]
-    fn a_rerun_keeps_the_stored_configuration_only_when_nothing_is_said_about_the_cluster() {
-        for (line, keeps) in [
-            ("", true),
-            ("--dry-run --skip-phases=certs --ignore-preflight-errors=Swap,Mem --foreground", true),
-            ("--service-cidr 10.97.0.0/16", false),
-            ("--config x.yaml", false),
-            ("--node-name m1 --dry-run", false),
+    fn a_plan_stands_alone() {
+        let parse = |line: &str| Command::try_parse_from(std::iter::once("init").chain(line.split_whitespace()));
+        for (line, fine) in [
+            ("--plan p.json", true),
+            ("--plan p.json --foreground", true),
+            ("--plan p.json --dry-run", true),
+            ("--plan p.json --config c.yaml", false),
+            ("--plan p.json --kubernetes-version v1.37.1", false),
+            ("--plan p.json --skip-phases preflight", false),
+            ("--config c.yaml --skip-phases preflight --ignore-preflight-errors all", true),
         ] {
-            assert_eq!(args(line).asks_for_nothing(), keeps, "{line}");
+            assert_eq!(parse(line).is_ok(), fine, "{line}");
         }
     }
 }

@@ -2,8 +2,10 @@
 
 mod agent;
 mod config;
+mod history;
 mod init;
 mod logs;
+mod plan;
 mod reset;
 mod status;
 
@@ -51,8 +53,12 @@ enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Set up the control plane on this host, or check the one that runs here
+    /// Set up the control plane on this host, or change or repair the one that runs here
     Init(Box<init::Args>),
+    /// Show what `init` would change, and what that costs; changes nothing
+    Plan(Box<plan::Args>),
+    /// List the generations: what each successful `init` has left
+    History(history::Args),
     /// Remove everything that plinth made on this host
     Reset(reset::Args),
     /// Show what runs, whether it is well, and why not
@@ -171,6 +177,8 @@ fn needs_root(error: &anyhow::Error) -> Option<String> {
 fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Init(args) => block_on(Threads::Many, init::run(&args, context)),
+        Command::Plan(args) => block_on(Threads::Many, plan::run(&args, context)),
+        Command::History(_) => history::run(context),
         Command::Reset(args) => block_on(Threads::One, reset::run(args, context)),
         Command::Logs(args) => block_on(Threads::One, logs::run(args, context)),
         Command::Status(_) => block_on(Threads::One, status::run(context)),

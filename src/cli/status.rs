@@ -81,8 +81,8 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
         problems.push(format!("{} does not start at boot; `plinth init` enables it", service::UNIT));
     }
     let cluster = match &standing {
-        Standing::Committed { config } => {
-            let file = ConfigFile { name: "the stored configuration", text: config };
+        Standing::Committed(generation) => {
+            let file = ConfigFile { name: "the stored configuration", text: &generation.config };
             config::load(Some(file), &Overrides::default(), &HostFacts::collect([])?).ok().map(|loaded| loaded.cluster)
         }
         Standing::New => None,

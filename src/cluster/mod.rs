@@ -28,6 +28,9 @@ pub enum ClusterError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// It could not be asked.
+    #[error("cannot read the ClusterRoleBinding `{CLUSTER_ADMINS}`")]
+    Read(#[source] Box<kube::Error>),
     /// It kept refusing until the time was over.
     #[error("cannot create the ClusterRoleBinding `{CLUSTER_ADMINS}`")]
     Bind(#[source] Box<kube::Error>),
@@ -53,6 +56,13 @@ pub async fn bind_cluster_admins(super_admin: &str, within: Duration) -> Result<
         }
         tokio::time::sleep(RETRY).await;
     }
+}
+
+/// Whether that binding is there. Asks once; `super_admin` is the text of `super-admin.conf`.
+pub async fn cluster_admins_are_bound(super_admin: &str) -> Result<bool, ClusterError> {
+    let bindings: Api<ClusterRoleBinding> = Api::all(client("super-admin.conf", super_admin).await?);
+    let found = bindings.get_metadata_opt(CLUSTER_ADMINS).await.map_err(|error| ClusterError::Read(Box::new(error)))?;
+    Ok(found.is_some())
 }
 
 async fn client(file: &'static str, text: &str) -> Result<Client, ClusterError> {

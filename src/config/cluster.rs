@@ -18,6 +18,8 @@ pub struct Cluster {
     pub node_name: String,
     /// Which Kubernetes.
     pub version: KubernetesVersion,
+    /// Somebody named that version; otherwise a newer plinth takes its own newer default.
+    pub version_pinned: bool,
     /// Address the API server and etcd announce; not loopback, not unspecified.
     pub advertise_address: IpAddr,
     /// Port of the API server.
@@ -300,6 +302,7 @@ impl Cluster {
         Self {
             node_name: "master-0".to_owned(),
             version: "v1.37.1".parse().unwrap(),
+            version_pinned: false,
             advertise_address: "192.0.2.10".parse().unwrap(),
             bind_port: 6443,
             control_plane_endpoint: None,

@@ -106,6 +106,16 @@ pub enum Problem {
         /// What it must be.
         expected: String,
     },
+    /// A value that a cluster keeps for as long as it lives.
+    #[error("`{wanted}` cannot take the place of `{running}` while the cluster lives: {reason}")]
+    Immutable {
+        /// What the control plane runs with.
+        running: String,
+        /// What is asked for.
+        wanted: String,
+        /// What depends on it.
+        reason: &'static str,
+    },
     /// A value that has no default here and was not given.
     #[error("{problem}; expected {expected}")]
     Missing {
@@ -152,6 +162,10 @@ impl ConfigError {
                 let Place::Flag(flag) = self.place else { return None };
                 Some(format!("instead of {flag} set `{}` in the file", self.field))
             }
+            Problem::Immutable { .. } => Some(
+                "leave such values as they are; another one needs a new cluster: `plinth reset`, then `plinth init`"
+                    .into(),
+            ),
             Problem::Missing { .. } if self.field == "localAPIEndpoint.advertiseAddress" => {
                 Some("name one with --apiserver-advertise-address, or in the file".into())
             }

@@ -2,6 +2,7 @@
 //!
 //! [`load`] is the only way to a `Cluster`. It looks at nothing itself: the file's text, the flags ([`Overrides`]) and
 //! what the host says ([`HostFacts`]) are given to it. All that is wrong is reported together ([`ConfigErrors`]).
+//! [`load_over`] is the same for a host with a control plane: what it runs with is where it starts from.
 
 mod cluster;
 pub mod defaults;
@@ -9,6 +10,7 @@ pub(crate) mod duration;
 mod error;
 mod file;
 mod host;
+mod immutable;
 mod overrides;
 mod syntax;
 mod to_wire;
@@ -37,11 +39,29 @@ pub struct ConfigFile<'a> {
     pub text: &'a str,
 }
 
+/// The control plane that runs here, as the last `init` that succeeded was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Running<'a> {
+    /// The effective configuration it kept.
+    pub config: ConfigFile<'a>,
+    /// See [`Cluster::version_pinned`].
+    pub version_pinned: bool,
+}
+
+impl Running<'_> {
+    fn cluster(&self, host: &HostFacts) -> Result<Cluster, ConfigErrors> {
+        let loaded = load(Some(self.config), &Overrides::default(), host)?;
+        Ok(Cluster { version_pinned: self.version_pinned, ..loaded.cluster })
+    }
+}
+
 /// What file, flags and host together say.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
     /// The cluster.
     pub cluster: Cluster,
+    /// The one that runs here.
+    pub running: Option<Cluster>,
     /// Phases to leave out: those of the flag, or else those of the file.
     pub skip_phases: Vec<String>,
     /// Preflight checks to ignore, lower case, in order: those of flag and file together.
@@ -54,8 +74,24 @@ pub struct Loaded {
 
 /// Brings file, flags and host together, fills in defaults and checks everything.
 pub fn load(file: Option<ConfigFile<'_>>, overrides: &Overrides, host: &HostFacts) -> Result<Loaded, ConfigErrors> {
+    load_over(file, None, overrides, host)
+}
+
+/// The same over a control plane that runs: without a file its configuration is where flags are laid over; a file
+/// replaces it whole. Values that a live cluster cannot change are errors, with the others.
+///
+/// The version is the one that is named, and otherwise that of the control plane, or this plinth's default where that
+/// is newer and nobody has ever named one.
+pub fn load_over(
+    file: Option<ConfigFile<'_>>,
+    running: Option<&Running<'_>>,
+    overrides: &Overrides,
+    host: &HostFacts,
+) -> Result<Loaded, ConfigErrors> {
+    let runs = running.map(|running| running.cluster(host)).transpose()?;
+    let base = file.or(running.map(|running| running.config));
     let file::Parsed { mut init, mut cluster, mut errors, mut warnings, lines } =
-        file.map(|file| file::parse(&file)).unwrap_or_default();
+        base.map(|file| file::parse(&file)).unwrap_or_default();
     let mut given = overrides.given();
     if file.is_some() {
         for refused in given.extract_if(.., |given| !given.with_config) {
@@ -63,23 +99,9 @@ pub fn load(file: Option<ConfigFile<'_>>, overrides: &Overrides, host: &HostFact
             errors.push(ConfigError { place, field: refused.field.to_owned(), problem: Problem::FlagBesideFile });
         }
     } else {
-        init.local_api_endpoint = Some(wire::ApiEndpoint {
-            advertise_address: overrides.apiserver_advertise_address.clone(),
-            bind_port: overrides.apiserver_bind_port,
-        });
-        cluster.api_server = Some(wire::ApiServer {
-            cert_sans: overrides.apiserver_cert_extra_sans.clone(),
-            ..wire::ApiServer::default()
-        });
-        cluster.networking = Some(wire::Networking {
-            dns_domain: overrides.service_dns_domain.clone(),
-            pod_subnet: overrides.pod_network_cidr.clone(),
-            service_subnet: overrides.service_cidr.clone(),
-        });
-        cluster.certificates_dir.clone_from(&overrides.cert_dir);
-        cluster.control_plane_endpoint.clone_from(&overrides.control_plane_endpoint);
-        cluster.image_repository.clone_from(&overrides.image_repository);
-        cluster.kubernetes_version.clone_from(&overrides.kubernetes_version);
+        // Not what somebody named, but what came of it.
+        cluster.kubernetes_version = None;
+        overrides.write_over(&mut init, &mut cluster);
     }
     let mut node = init.node_registration.take().unwrap_or_default();
     let ignored_in_file = node.ignore_preflight_errors.take().unwrap_or_default();
@@ -89,7 +111,10 @@ pub fn load(file: Option<ConfigFile<'_>>, overrides: &Overrides, host: &HostFact
     init.node_registration = Some(node);
 
     let mut checker = validate::Checker { lines: &lines, given: &given, errors, warnings: Vec::new() };
-    let valid = validate::cluster(&init, &cluster, host, &mut checker);
+    let valid = validate::cluster(&init, &cluster, host, runs.as_ref(), &mut checker);
+    if let Some(runs) = &runs {
+        immutable::check(runs, &valid, &mut checker);
+    }
     let ignored_by_flag = overrides.ignore_preflight_errors.clone().unwrap_or_default();
     let ignore_preflight_errors = validate::ignored_checks(&ignored_in_file, &ignored_by_flag, &mut checker);
     warnings.append(&mut checker.warnings);
@@ -98,6 +123,7 @@ pub fn load(file: Option<ConfigFile<'_>>, overrides: &Overrides, host: &HostFact
     let skipped_by_flag = overrides.skip_phases.clone().filter(|phases| !phases.is_empty());
     Ok(Loaded {
         cluster: valid,
+        running: runs,
         skip_phases: skipped_by_flag.or(init.skip_phases).unwrap_or_default(),
         ignore_preflight_errors,
         dry_run: overrides.dry_run.or(init.dry_run).unwrap_or_default(),

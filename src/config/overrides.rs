@@ -1,5 +1,7 @@
 //! What the command line says.
 
+use super::wire::{ClusterConfiguration, InitConfiguration};
+
 /// Values of flags, unchecked; `None` where a flag was not given. Names follow kubeadm's flags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -45,6 +47,29 @@ pub(super) struct Given {
 }
 
 impl Overrides {
+    /// Puts what was given in the place of what a configuration says; a list replaces a list. The node's name, which
+    /// may stand beside a file, is left to the caller.
+    pub(super) fn write_over(&self, init: &mut InitConfiguration, cluster: &mut ClusterConfiguration) {
+        fn put<T: Clone>(over: &mut Option<T>, given: Option<&T>) {
+            if let Some(given) = given {
+                *over = Some(given.clone());
+            }
+        }
+        let endpoint = init.local_api_endpoint.get_or_insert_default();
+        put(&mut endpoint.advertise_address, self.apiserver_advertise_address.as_ref());
+        put(&mut endpoint.bind_port, self.apiserver_bind_port.as_ref());
+        let api_server = cluster.api_server.get_or_insert_default();
+        put(&mut api_server.cert_sans, self.apiserver_cert_extra_sans.as_ref());
+        let networking = cluster.networking.get_or_insert_default();
+        put(&mut networking.dns_domain, self.service_dns_domain.as_ref());
+        put(&mut networking.pod_subnet, self.pod_network_cidr.as_ref());
+        put(&mut networking.service_subnet, self.service_cidr.as_ref());
+        put(&mut cluster.certificates_dir, self.cert_dir.as_ref());
+        put(&mut cluster.control_plane_endpoint, self.control_plane_endpoint.as_ref());
+        put(&mut cluster.image_repository, self.image_repository.as_ref());
+        put(&mut cluster.kubernetes_version, self.kubernetes_version.as_ref());
+    }
+
     /// The flags that were given.
     pub(super) fn given(&self) -> Vec<Given> {
         let row = |given: bool, flag, field| given.then_some(Given { flag, field, with_config: false });

@@ -41,8 +41,10 @@ fn flags(overrides: &Overrides) -> Result<Loaded, ConfigErrors> {
 
 #[test]
 fn without_file_and_flags_everything_has_a_default() {
-    let Loaded { cluster, skip_phases, ignore_preflight_errors, dry_run, warnings } =
+    let Loaded { cluster, running, skip_phases, ignore_preflight_errors, dry_run, warnings } =
         flags(&Overrides::default()).unwrap();
+    assert_eq!(running, None);
+    assert!(!cluster.version_pinned);
     assert_eq!(cluster.node_name, "master-1");
     assert_eq!(cluster.version.to_string(), "v1.37.1");
     assert_eq!(cluster.advertise_address.to_string(), "192.0.2.10");
@@ -180,7 +182,8 @@ fn what_is_written_loads_back() {
         let cluster = from_file(text).unwrap().cluster;
         let written = to_wire_yaml(&cluster);
         let loaded = from_file(&written).unwrap_or_else(|errors| panic!("{errors}\n{written}"));
-        assert_eq!(loaded.cluster, cluster, "{written}");
+        // What is written names the version.
+        assert_eq!(loaded.cluster, Cluster { version_pinned: true, ..cluster }, "{written}");
         assert_eq!(to_wire_yaml(&loaded.cluster), written);
     }
 }
@@ -207,7 +210,8 @@ proptest::proptest! {
         });
         let loaded = from_file(&format!("{init}\n---\n{cluster}\n")).unwrap();
         let written = to_wire_yaml(&loaded.cluster);
-        proptest::prop_assert_eq!(from_file(&written).unwrap().cluster, loaded.cluster);
+        let cluster = Cluster { version_pinned: true, ..loaded.cluster };
+        proptest::prop_assert_eq!(from_file(&written).unwrap().cluster, cluster);
     }
 
     #[test]
@@ -526,4 +530,132 @@ fn odd_but_acceptable_values_are_warnings() {
     let quiet = "nodeRegistration: {imagePullPolicy: IfNotPresent, imagePullSerial: true, taints: null}\n\
                  timeouts: {discovery: 5m0s, etcdAPICall: 2m0s, kubeletHealthCheck: 4m0s, tlsBootstrap: 5m0s, upgradeManifests: 5m0s}\n";
     assert_eq!(init_file(quiet).unwrap().warnings, Vec::<String>::new());
+}
+
+/// A cluster that runs with this configuration and was then asked for something else.
+fn over(
+    running: &str,
+    version_pinned: bool,
+    file: Option<&str>,
+    overrides: &Overrides,
+) -> Result<Loaded, ConfigErrors> {
+    let stored = to_wire_yaml(&from_file(running).unwrap().cluster);
+    let running = Running { config: ConfigFile { name: "stored", text: &stored }, version_pinned };
+    load_over(file.map(|text| ConfigFile { name: "c.yaml", text }), Some(&running), overrides, &host())
+}
+
+fn cluster_text(fields: &str) -> String {
+    format!("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\n{fields}")
+}
+
+#[test]
+fn a_rerun_starts_from_what_runs_and_flags_replace_single_values() {
+    let running = cluster_text(
+        "imageRepository: mirror.example.com\napiServer:\n  certSANs: [a.example]\nscheduler:\n  extraArgs: [{name: v, value: '2'}]\n",
+    );
+    let same = over(&running, false, None, &Overrides::default()).unwrap();
+    assert_eq!(Some(&same.cluster), same.running.as_ref());
+
+    let flags = Overrides {
+        apiserver_cert_extra_sans: Some(vec!["b.example".into()]),
+        pod_network_cidr: Some("10.244.0.0/16".into()),
+        ..Overrides::default()
+    };
+    let changed = over(&running, false, None, &flags).unwrap().cluster;
+    assert_eq!(changed.image_repository, "mirror.example.com");
+    assert_eq!(changed.api_server.cert_sans, [San::Dns("b.example".into())]);
+    assert_eq!(changed.networking.pod_subnets, ["10.244.0.0/16".parse().unwrap()]);
+    assert_eq!(changed.scheduler.extra_args, [("v".into(), "2".into())]);
+
+    let replaced = over(&running, false, Some(&cluster_text("clusterName: other\n")), &Overrides::default());
+    let replaced = replaced.unwrap().cluster;
+    assert_eq!(replaced.cluster_name, "other");
+    assert_eq!((replaced.scheduler.extra_args, replaced.api_server.cert_sans), (vec![], vec![]));
+    assert_eq!(replaced.image_repository, "registry.k8s.io");
+}
+
+#[test]
+fn a_version_is_kept_where_it_was_named_and_lowered_only_by_name() {
+    let (older, newest, newer) = ("v1.36.3", crate::release::DEFAULT_VERSION, "v1.37.99");
+    let flag = |version: &str| Overrides { kubernetes_version: Some(version.into()), ..Overrides::default() };
+    let none = Overrides::default();
+    let silent = cluster_text("clusterName: kubernetes\n");
+    let names = cluster_text("kubernetesVersion: v1.36.3\n");
+    for (what, running, pinned, file, flags, expected) in [
+        ("a newer default is taken", older, false, None, &none, (newest, false)),
+        ("a named one stays", older, true, None, &none, (older, true)),
+        ("an older plinth lowers nothing", newer, false, None, &none, (newer, false)),
+        ("a flag", older, false, None, &flag(newest), (newest, true)),
+        ("a flag, downwards", newest, false, None, &flag(older), (older, true)),
+        ("a label names nothing", older, true, None, &flag("stable"), (newest, false)),
+        ("a label lowers nothing", newer, true, None, &flag("stable"), (newer, false)),
+        ("a file that names one", newest, false, Some(&names), &none, (older, true)),
+        ("a file that names none", older, false, Some(&silent), &none, (newest, false)),
+        ("a file that names none, over a named one", older, true, Some(&silent), &none, (older, true)),
+    ] {
+        let running = cluster_text(&format!("kubernetesVersion: {running}\n"));
+        let cluster = over(&running, pinned, file.map(String::as_str), flags).unwrap().cluster;
+        assert_eq!((cluster.version.to_string().as_str(), cluster.version_pinned), expected, "{what}");
+    }
+}
+
+#[test]
+fn what_a_live_cluster_cannot_change_is_refused_all_of_it_by_name() {
+    let running = cluster_text("clusterName: kubernetes\n");
+    let flags = Overrides {
+        service_cidr: Some("10.97.0.0/16".into()),
+        service_dns_domain: Some("other.example".into()),
+        node_name: Some("other".into()),
+        cert_dir: Some("/srv/pki".into()),
+        ..Overrides::default()
+    };
+    let errors = over(&running, false, None, &flags).unwrap_err();
+    let refused: Vec<_> = errors.iter().map(|error| (error.place.clone(), error.field.as_str())).collect();
+    assert_eq!(
+        refused,
+        [
+            (Place::Flag("--service-cidr"), "networking.serviceSubnet"),
+            (Place::Flag("--service-dns-domain"), "networking.dnsDomain"),
+            (Place::Flag("--node-name"), "nodeRegistration.name"),
+            (Place::Flag("--cert-dir"), "certificatesDir"),
+        ]
+    );
+    assert_eq!(
+        errors.to_string().lines().next(),
+        Some(
+            "--service-cidr (networking.serviceSubnet): `10.97.0.0/16` cannot take the place of `10.96.0.0/12` while the \
+             cluster lives: Services keep the addresses they were given, the one of the API server among them"
+        )
+    );
+    assert_eq!(errors.hints().len(), 1);
+
+    // Together with what is wrong for another reason, and once each.
+    let file = cluster_text("etcd:\n  local:\n    dataDir: /srv/etcd\nnetworking:\n  serviceSubnet: nonsense\n");
+    let errors = over(&running, false, Some(&file), &Overrides::default()).unwrap_err();
+    let lines: Vec<_> = errors.iter().map(|error| (error.place.clone(), error.field.as_str())).collect();
+    let at = |line| Place::File { name: "c.yaml".into(), line: Some(line) };
+    assert_eq!(lines, [(at(7), "networking.serviceSubnet"), (at(5), "etcd.local.dataDir")]);
+}
+
+#[test]
+fn the_issuer_of_tokens_may_change_only_while_the_old_one_is_believed() {
+    let issuers = |values: &[&str]| {
+        let flags = values.iter().map(|value| format!("  - {{name: service-account-issuer, value: '{value}'}}\n"));
+        cluster_text(&format!("apiServer:\n  extraArgs:\n  - {{name: v, value: '2'}}\n{}", flags.collect::<String>()))
+    };
+    let default = "https://kubernetes.default.svc.cluster.local";
+    let (a, b) = ("https://a.example", "https://b.example");
+    for (before, after, fine) in [
+        (vec![], vec![], true),
+        (vec![], vec![default], true),
+        (vec![], vec![a], false),
+        (vec![], vec![a, default], true),
+        (vec![a], vec![], false),
+        (vec![a], vec![b, a], true),
+        (vec![a, b], vec![a], true),
+        (vec![a, b], vec![b], false),
+    ] {
+        let result = over(&issuers(&before), false, Some(&issuers(&after)), &Overrides::default());
+        assert_eq!(result.is_ok(), fine, "{before:?} → {after:?}: {result:?}");
+    }
 }

@@ -9,7 +9,7 @@ use crate::yaml;
 /// The effective configuration as a file of kubeadm's format: an `InitConfiguration` and a `ClusterConfiguration`,
 /// every value written out, fields in alphabetical order.
 ///
-/// On the same host it loads back to an equal cluster.
+/// On the same host it loads back to an equal cluster, but for [`Cluster::version_pinned`]: every value is named in it.
 pub fn to_wire_yaml(cluster: &Cluster) -> String {
     let header = |kind: &str| (Some(wire::API_VERSION.to_owned()), Some(kind.to_owned()));
     let (api_version, kind) = header("InitConfiguration");

@@ -23,7 +23,7 @@ use super::{
     ApiServer, CertificatePolicy, Checked, Cluster, ComponentOptions, Endpoint, Etcd, ExtraVolume, Host, HostFacts,
     HostView, KeyAlgorithm, Networking, San, Timeouts, defaults, duration, file,
 };
-use crate::release::{DEFAULT_IMAGE_REPOSITORY, DEFAULT_VERSION, KubernetesVersion, VersionError};
+use crate::release::{DEFAULT_IMAGE_REPOSITORY, KubernetesVersion, VersionError};
 
 const DNS_NAME: &str = "lower case letters, digits, `-` and `.`, beginning and ending with a letter or digit";
 
@@ -62,16 +62,17 @@ fn text(value: Option<&String>) -> Option<&str> {
     value.map(String::as_str).filter(|text| !text.is_empty())
 }
 
-/// Checks everything. The result counts only if `checker` has no errors afterwards.
+/// Checks everything, over the cluster that `runs` here. The result counts only if `checker` has no errors afterwards.
 pub(super) fn cluster(
     init: &InitConfiguration,
     cluster: &ClusterConfiguration,
     host: &HostFacts,
+    runs: Option<&Cluster>,
     checker: &mut Checker<'_>,
 ) -> Cluster {
     let endpoint = init.local_api_endpoint.clone().unwrap_or_default();
     let node_name = node_name(init, host, checker);
-    let version = version(text(cluster.kubernetes_version.as_ref()), checker);
+    let (version, version_pinned) = version(text(cluster.kubernetes_version.as_ref()), runs, checker);
     let advertise_address = advertise_address(text(endpoint.advertise_address.as_ref()), host, checker);
     let bind_port = bind_port(endpoint.bind_port, checker);
     let controller_manager =
@@ -82,6 +83,7 @@ pub(super) fn cluster(
     Cluster {
         node_name,
         version,
+        version_pinned,
         advertise_address: advertise_address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)),
         bind_port,
         control_plane_endpoint: text(cluster.control_plane_endpoint.as_ref())
@@ -147,18 +149,31 @@ fn node_name(init: &InitConfiguration, host: &HostFacts, checker: &mut Checker<'
     name
 }
 
-/// kubeadm asks a server what its labels mean; plinth takes those that may mean its own release for that.
-fn version(named: Option<&str>, checker: &mut Checker<'_>) -> KubernetesVersion {
-    let Some(named) = named else { return KubernetesVersion::default() };
+/// The version, and whether somebody named it. kubeadm asks a server what its labels mean; plinth takes those that may
+/// mean its own release for that.
+fn version(named: Option<&str>, runs: Option<&Cluster>, checker: &mut Checker<'_>) -> (KubernetesVersion, bool) {
+    // A lower version has to be named.
+    let newest = || {
+        let default = KubernetesVersion::default();
+        runs.map_or(default.clone(), |runs| default.max(runs.version.clone()))
+    };
+    let Some(named) = named else {
+        return match runs {
+            Some(runs) if runs.version_pinned => (runs.version.clone(), true),
+            _ => (newest(), false),
+        };
+    };
     let minor = KubernetesVersion::default().minor();
     if ["stable", "stable-1", &format!("stable-1.{minor}")].contains(&named) {
-        checker.warn(format!("kubernetesVersion: `{named}` is taken for {DEFAULT_VERSION}: plinth asks no server"));
-        return KubernetesVersion::default();
+        let newest = newest();
+        checker.warn(format!("kubernetesVersion: `{named}` is taken for {newest}: plinth asks no server"));
+        return (newest, false);
     }
-    named.parse().unwrap_or_else(|error: VersionError| {
+    let version = named.parse().unwrap_or_else(|error: VersionError| {
         checker.problem("kubernetesVersion", Problem::Version(error));
         KubernetesVersion::default()
-    })
+    });
+    (version, true)
 }
 
 fn advertise_address(named: Option<&str>, host: &HostFacts, checker: &mut Checker<'_>) -> Option<IpAddr> {

@@ -1,5 +1,6 @@
 //! Certificates, keys and kubeconfigs of a cluster with the files they live in.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::phase::INIT;
@@ -106,6 +107,12 @@ impl Inventory {
         self.entries.iter().find(|entry| entry.credential.item == item)
     }
 
+    /// Items that `other` specifies otherwise.
+    pub fn respecified(&self, other: &Self) -> BTreeSet<Item> {
+        let differs = |entry: &&Entry| other.entry(entry.credential.item).is_none_or(|one| one.kind != entry.kind);
+        self.entries.iter().filter(differs).map(|entry| entry.credential.item).collect()
+    }
+
     /// What the plan needs to know of each.
     pub fn credentials(&self) -> Vec<Credential> {
         self.entries.iter().map(|entry| entry.credential).collect()
@@ -137,6 +144,15 @@ mod tests {
             INIT.iter().map(|p| p.name).filter(|n| n.starts_with("certs/") || n.starts_with("kubeconfig/")).collect();
         seen.sort_by_key(|item| phases.iter().position(|phase| phase == item));
         assert_eq!(seen, phases);
+    }
+
+    #[test]
+    fn another_name_of_the_api_server_is_another_certificate_and_nothing_else() {
+        let inventory = |cluster: &Cluster| Inventory::of(cluster, &Layout::default());
+        let mut named = Cluster::example();
+        named.api_server.cert_sans.push(crate::config::San::Dns("api.example.com".to_owned()));
+        let respecified = inventory(&named).respecified(&inventory(&Cluster::example()));
+        assert_eq!(respecified.into_iter().collect::<Vec<_>>(), ["certs/apiserver"]);
     }
 
     #[test]

@@ -2,32 +2,44 @@
 //!
 //! [`observe()`] looks at the host; [`compute`] decides, without I/O and without a clock; [`crate::apply`] acts. The
 //! first `init` is the plan from an empty host, a rerun is the plan from what is there, and nothing to do is an empty
-//! plan.
+//! plan. There is no other way to change a control plane.
 //!
 //! # Guarantees
 //! - A foreign file in our way is a refusal that names it, never a step.
-//! - Until an `init` has been committed, what an earlier attempt made is replaced where it does not fit; afterwards a
-//!   difference is a refusal that shows it.
+//! - Until an `init` has been committed, what an earlier attempt made is replaced where it does not fit. Afterwards each
+//!   component is compared by itself with what was rendered for it last time, so that one that is to change restarts
+//!   alone, and what somebody did by hand is told from what somebody asks for.
+//! - Authorities, the key of service-account tokens and etcd's data are never made anew for a cluster that has them.
 //! - All refusals are found at once, before anything is touched.
 
+mod change;
+mod compute;
+mod file;
+pub mod generation;
 mod inventory;
 mod observe;
 mod phase;
+mod refusal;
+mod show;
+mod step;
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use change::{Cause, Change, Class, ImageChange, NotYet, VersionChange};
+pub use compute::compute;
+pub use file::{Inputs, PlanFile, PlanFileError};
+pub use generation::Generation;
 pub use inventory::{CredentialFile, Entry, Inventory, Kind};
-pub use observe::{
-    CONFIG_FILE, HOST_FILE, Live, authorities, certificates, external_ca, generation_directory, manifest_path, observe,
-    rendered_host, standing,
-};
+pub use observe::{Live, authorities, certificates, external_ca, manifest_path, observe, serials, standing};
 pub use phase::{INIT, Phase, Skip, UnknownPhase};
+pub use refusal::Refusal;
+pub use show::text;
+pub use step::{Back, Step, manifest_phase};
 
-use crate::error::Hint;
+use crate::config::Cluster;
 use crate::manifests::Manifest;
 use crate::release::Component;
 
@@ -38,7 +50,9 @@ pub type Item = &'static str;
 /// What the configuration asks for, as far as it is compared.
 #[derive(Debug)]
 pub struct Desired<'a> {
-    /// The effective configuration in kubeadm's format.
+    /// The configuration.
+    pub cluster: &'a Cluster,
+    /// The same in kubeadm's format, as it is kept.
     pub config: &'a str,
     /// The four static pods.
     pub manifests: &'a [Manifest],
@@ -46,6 +60,19 @@ pub struct Desired<'a> {
     pub credentials: Vec<Credential>,
     /// etcd's data directory.
     pub etcd_data: PathBuf,
+    /// The control plane that runs here.
+    pub before: Option<Before<'a>>,
+}
+
+/// What this plinth makes of the configuration that the control plane runs with.
+#[derive(Debug)]
+pub struct Before<'a> {
+    /// That configuration.
+    pub cluster: &'a Cluster,
+    /// Its static pods, as this plinth renders them.
+    pub manifests: &'a [Manifest],
+    /// Credentials that are specified otherwise in what is asked for.
+    pub respecified: BTreeSet<Item>,
 }
 
 /// A certificate, key pair or kubeconfig to be there.
@@ -78,6 +105,10 @@ pub struct Observed {
     pub unhealthy: BTreeMap<Component, String>,
     /// Containers of ours exist.
     pub has_containers: bool,
+    /// Components of which a container runs.
+    pub running: BTreeSet<Component>,
+    /// Whether `admin.conf` has its rights; `None` where nobody could be asked.
+    pub cluster_admins: Option<bool>,
 }
 
 /// How far earlier runs came.
@@ -87,11 +118,18 @@ pub enum Standing {
     New,
     /// An `init` has begun and none has succeeded.
     Unfinished,
-    /// An `init` has succeeded.
-    Committed {
-        /// The configuration it had, in kubeadm's format.
-        config: String,
-    },
+    /// An `init` has succeeded; what the last one left.
+    Committed(Box<Generation>),
+}
+
+impl Standing {
+    /// The generation that runs here.
+    pub fn committed(&self) -> Option<&Generation> {
+        match self {
+            Self::Committed(generation) => Some(generation),
+            Self::New | Self::Unfinished => None,
+        }
+    }
 }
 
 /// A certificate, key pair or kubeconfig on disk.
@@ -101,6 +139,8 @@ pub enum Found {
     Good {
         /// False only for an authority without key.
         can_sign: bool,
+        /// A kubeconfig that works and leads elsewhere: where it leads, and where it should. People may want that.
+        other_server: Option<String>,
     },
     /// It is not.
     Bad {
@@ -108,8 +148,10 @@ pub enum Found {
         reason: String,
         /// What to do about it.
         hints: Vec<String>,
-        /// An earlier attempt of ours made it.
+        /// An earlier `init` of ours made it.
         ours: bool,
+        /// What is missing follows from what is there, so that making it changes nothing for anybody.
+        derivable: bool,
     },
 }
 
@@ -136,104 +178,16 @@ pub enum EtcdData {
     Foreign,
 }
 
-/// One thing to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "step", rename_all = "kebab-case")]
-pub enum Step {
-    /// Stop the agent and remove our containers: an attempt that did not succeed starts afresh, without its back-off.
-    StopPods,
-    /// Rename the data directory of an attempt that did not succeed and no longer fits.
-    SetEtcdDataAside {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// Make a certificate, key pair or kubeconfig.
-    Issue {
-        /// Which.
-        item: Item,
-        /// Replaces one of an earlier attempt; the reason it does not fit.
-        replaces: Option<String>,
-        /// Before everything else.
-        #[serde(skip)]
-        for_etcd: bool,
-    },
-    /// Write a static pod.
-    WriteManifest {
-        /// Whose.
-        component: Component,
-        /// The file differs from what is wanted.
-        replaces: bool,
-    },
-    /// Start the agent, now and at every boot.
-    StartAgent,
-    /// Wait until all components are healthy.
-    Wait,
-    /// Create the binding that gives `admin.conf` its rights.
-    BindClusterAdmins,
-    /// Record that the control plane is as configured.
-    Commit,
-}
-
-impl Step {
-    /// The phase it belongs to.
-    pub fn phase(&self) -> &'static str {
-        match self {
-            Self::StopPods | Self::SetEtcdDataAside { .. } | Self::StartAgent => "agent-start",
-            Self::Issue { item, .. } => item,
-            Self::WriteManifest { component, .. } => manifest_phase(*component),
-            Self::Wait | Self::Commit => "wait-control-plane",
-            Self::BindClusterAdmins => "cluster-admins",
-        }
-    }
-
-    /// Position in execution. etcd is started while the rest is still being made, which is worth a few tenths of a
-    /// second; within a rank the order is that of the phases.
-    fn rank(&self) -> u8 {
-        match self {
-            Self::StopPods => 0,
-            Self::SetEtcdDataAside { .. } => 1,
-            Self::Issue { for_etcd: true, .. } | Self::WriteManifest { component: Component::Etcd, .. } => 2,
-            Self::StartAgent => 3,
-            Self::Issue { .. } | Self::WriteManifest { .. } => 4,
-            Self::Wait => 5,
-            Self::BindClusterAdmins => 6,
-            Self::Commit => 7,
-        }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::StopPods => f.write_str("stop what an unfinished init left running"),
-            Self::SetEtcdDataAside { path } => {
-                write!(f, "set the data of an unfinished init aside: {}", path.display())
-            }
-            Self::Issue { item, replaces: None, .. } => write!(f, "make {item}"),
-            Self::Issue { item, replaces: Some(reason), .. } => write!(f, "make {item} anew: {reason}"),
-            Self::WriteManifest { component, replaces: false } => write!(f, "write the manifest of {component}"),
-            Self::WriteManifest { component, replaces: true } => write!(f, "replace the manifest of {component}"),
-            Self::StartAgent => f.write_str("start the agent"),
-            Self::Wait => f.write_str("wait until every component is healthy"),
-            Self::BindClusterAdmins => f.write_str("bind the group kubeadm:cluster-admins to cluster-admin"),
-            Self::Commit => f.write_str("record the configuration as reached"),
-        }
-    }
-}
-
-/// The phase that writes the manifest of `component`.
-pub fn manifest_phase(component: Component) -> &'static str {
-    match component {
-        Component::Etcd => "etcd/local",
-        Component::KubeApiserver => "control-plane/apiserver",
-        Component::KubeControllerManager => "control-plane/controller-manager",
-        Component::KubeScheduler => "control-plane/scheduler",
-    }
-}
-
-/// Steps in the order in which they are performed.
+/// What differs, and the steps that mend it in the order in which they are performed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Plan {
+    /// Another Kubernetes; the first thing to know.
+    pub version: Option<VersionChange>,
+    /// What this plinth cannot do yet: with any of it the plan can be looked at and not performed.
+    pub not_yet: Vec<NotYet>,
+    /// What differs.
+    pub changes: Vec<Change>,
     /// The steps.
     pub steps: Vec<Step>,
 }
@@ -244,199 +198,23 @@ impl Plan {
         self.steps.is_empty()
     }
 
+    /// What differs, one line each.
+    pub fn summary(&self) -> Vec<String> {
+        self.changes.iter().map(show::line).collect()
+    }
+
+    /// What those who use the cluster notice at worst.
+    pub fn class(&self) -> Class {
+        self.changes.iter().map(|change| change.class).max().unwrap_or(Class::None)
+    }
+
     /// The plan without skipped phases. What was not waited for is not recorded as reached.
     #[must_use]
     pub fn without(mut self, skip: &Skip) -> Self {
         self.steps.retain(|step| !skip.covers(step.phase()));
+        self.changes.retain(|change| !skip.covers(change.phase));
         self
     }
-}
-
-/// Why there is no plan.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The configuration differs from that of the cluster that runs here.
-    #[error("a control plane with another configuration runs here:\n{diff}")]
-    ConfigurationDiffers {
-        /// Unified difference, running → asked for.
-        diff: String,
-    },
-    /// A manifest was edited, or this plinth renders it differently.
-    #[error("`{}` differs from what the configuration gives:\n{diff}", path.display())]
-    ManifestDiffers {
-        /// The file.
-        path: PathBuf,
-        /// Unified difference, file → configuration.
-        diff: String,
-    },
-    /// A manifest that plinth did not write.
-    #[error("`{}` is in the way: plinth did not write it", path.display())]
-    ForeignManifest {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A certificate, key or kubeconfig that cannot be used and that plinth must not replace.
-    #[error("{reason}")]
-    Unusable {
-        /// Which.
-        item: Item,
-        /// Which check failed.
-        reason: String,
-        /// What to do about it.
-        hints: Vec<String>,
-    },
-    /// Something is missing that only an absent CA key could sign.
-    #[error("{item} is missing and cannot be made: the key of its authority ({authority}) is not on this host")]
-    CannotSign {
-        /// What is missing.
-        item: Item,
-        /// Its authority.
-        authority: Item,
-    },
-    /// A CA of the running cluster is gone.
-    #[error("{item} of the running control plane is missing")]
-    AuthorityLost {
-        /// Which.
-        item: Item,
-    },
-}
-
-impl Hint for Refusal {
-    fn hints(&self) -> Vec<String> {
-        let one = |text: &str| vec![text.to_owned()];
-        match self {
-            Self::ConfigurationDiffers { .. } => one(
-                "changing a running control plane is not supported yet; run `plinth init` without flags to check it, \
-                 or `plinth reset` to take it away first",
-            ),
-            Self::ManifestDiffers { .. } => one(
-                "undo the edit (the lines marked `+` are what plinth wrote), or `plinth reset` and `plinth init` with \
-                 the change in extraArgs, extraEnvs or extraVolumes",
-            ),
-            Self::ForeignManifest { .. } => one("move it away if it belongs to no cluster on this host"),
-            Self::Unusable { hints, .. } => hints.clone(),
-            Self::CannotSign { item, .. } => vec![format!("have {item} signed elsewhere and put it into place")],
-            Self::AuthorityLost { .. } => one("put it back from a backup: everything it signed depends on it"),
-        }
-    }
-}
-
-/// Decides what is to be done; all refusals together where something stands in the way.
-pub fn compute(desired: &Desired<'_>, observed: &Observed) -> Result<Plan, Vec<Refusal>> {
-    let mut refusals = Vec::new();
-    let committed = matches!(observed.standing, Standing::Committed { .. });
-    if let Standing::Committed { config } = &observed.standing
-        && config != desired.config
-    {
-        refusals.push(Refusal::ConfigurationDiffers { diff: diff(config, desired.config) });
-        return Err(refusals);
-    }
-
-    let issues = credentials(desired, observed, &mut refusals);
-    let mut manifests = manifests(desired, observed, &mut refusals);
-    if !refusals.is_empty() {
-        return Err(refusals);
-    }
-
-    let changes = !issues.is_empty() || !manifests.is_empty();
-    let start_agent = !observed.agent_runs || !observed.agent_starts_at_boot;
-    let unhealthy = !observed.unhealthy.is_empty() || start_agent;
-    let takes_over = !committed && (observed.agent_runs || observed.has_containers) && (changes || unhealthy);
-    let mut steps = Vec::new();
-    // An etcd that was interrupted while it made its data never elects a leader from it, and other addresses or another
-    // authority contradict it. A cluster that was never healthy has nothing to lose; its data is kept all the same.
-    if !committed && observed.etcd_data == EtcdData::Ours && (changes || unhealthy) {
-        steps.push(Step::SetEtcdDataAside { path: desired.etcd_data.clone() });
-    }
-    if takes_over {
-        steps.push(Step::StopPods);
-        // Stopping takes the manifests away, or the agent would run the old ones until the new ones are there.
-        let replaces = |component| manifests.contains(&Step::WriteManifest { component, replaces: true });
-        manifests = desired
-            .manifests
-            .iter()
-            .map(|manifest| manifest.component)
-            .map(|component| Step::WriteManifest { component, replaces: replaces(component) })
-            .collect();
-    }
-    steps.extend(issues);
-    steps.extend(manifests);
-    if takes_over || start_agent {
-        steps.push(Step::StartAgent);
-    }
-    if changes || unhealthy {
-        steps.push(Step::Wait);
-    }
-    if !committed {
-        steps.push(Step::BindClusterAdmins);
-        steps.push(Step::Commit);
-    }
-    steps.sort_by_key(Step::rank);
-    Ok(Plan { steps })
-}
-
-fn credentials(desired: &Desired<'_>, observed: &Observed, refusals: &mut Vec<Refusal>) -> Vec<Step> {
-    let committed = matches!(observed.standing, Standing::Committed { .. });
-    let mut steps = Vec::new();
-    let mut made: Vec<Item> = Vec::new();
-    for credential in &desired.credentials {
-        let Credential { item, authority, for_etcd } = *credential;
-        let found = observed.credentials.get(item);
-        // What an authority signed goes with it. Its files then no longer verify, so they are `Bad`.
-        let replaces = match found {
-            Some(Found::Good { .. }) => continue,
-            Some(Found::Bad { reason, ours: true, .. }) if !committed => Some(reason.clone()),
-            Some(Found::Bad { reason, hints, .. }) => {
-                let unusable = Refusal::Unusable { item, reason: reason.clone(), hints: hints.clone() };
-                refusals.push(unusable);
-                continue;
-            }
-            None if committed && desired.credentials.iter().any(|other| other.authority == Some(item)) => {
-                refusals.push(Refusal::AuthorityLost { item });
-                continue;
-            }
-            None => None,
-        };
-        if let Some(authority) = authority {
-            let signs = match observed.credentials.get(authority) {
-                Some(Found::Good { can_sign }) => *can_sign,
-                _ => made.contains(&authority),
-            };
-            if !signs {
-                // Where the authority itself was refused, that is the one thing to say.
-                if matches!(observed.credentials.get(authority), Some(Found::Good { .. })) {
-                    refusals.push(Refusal::CannotSign { item, authority });
-                }
-                continue;
-            }
-        }
-        made.push(item);
-        steps.push(Step::Issue { item, replaces, for_etcd });
-    }
-    steps
-}
-
-fn manifests(desired: &Desired<'_>, observed: &Observed, refusals: &mut Vec<Refusal>) -> Vec<Step> {
-    let committed = matches!(observed.standing, Standing::Committed { .. });
-    let mut steps = Vec::new();
-    for manifest in desired.manifests {
-        let component = manifest.component;
-        match observed.manifests.get(&component) {
-            Some(found) if found.content == manifest.yaml => {}
-            Some(found) if !found.ours => refusals.push(Refusal::ForeignManifest { path: found.path.clone() }),
-            Some(found) if committed => refusals.push(Refusal::ManifestDiffers {
-                path: found.path.clone(),
-                diff: diff(&found.content, &manifest.yaml),
-            }),
-            Some(_) => steps.push(Step::WriteManifest { component, replaces: true }),
-            None => steps.push(Step::WriteManifest { component, replaces: false }),
-        }
-    }
-    steps
-}
-
-fn diff(old: &str, new: &str) -> String {
-    similar::TextDiff::from_lines(old, new).unified_diff().context_radius(1).to_string()
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Looks at the host: the impure half of the plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 use super::inventory::{Entry, Inventory, Kind};
-use super::{EtcdData, Found, FoundManifest, Item, Observed, Standing};
-use crate::config::{Cluster, HostView, KeyAlgorithm};
+use super::{EtcdData, Found, FoundManifest, Item, Observed, Standing, generation};
+use crate::config::{Cluster, KeyAlgorithm};
 use crate::error::Hint;
 use crate::fsx::{self, FsError};
 use crate::journal::{Creation, Ledger, Operation};
@@ -16,12 +16,6 @@ use crate::layout::Layout;
 use crate::manifests;
 use crate::pki::{self, Authority, CertificateInfo};
 use crate::release::Component;
-
-/// Name of the effective configuration in a generation's directory.
-pub const CONFIG_FILE: &str = "config.yaml";
-
-/// Name of the [`HostView`] that a generation was rendered with, beside its configuration.
-pub const HOST_FILE: &str = "host.json";
 
 /// What runs, found out by the caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,8 +26,12 @@ pub struct Live {
     pub agent_starts_at_boot: bool,
     /// Containers of ours exist.
     pub has_containers: bool,
+    /// Components of which a container runs.
+    pub running: BTreeSet<Component>,
     /// Components that are not healthy, each with the reason.
     pub unhealthy: BTreeMap<Component, String>,
+    /// Whether `admin.conf` has its rights; `None` where nobody could be asked.
+    pub cluster_admins: Option<bool>,
 }
 
 /// Reads what is on the host. Nothing is written; what cannot be read is an error, what is wrong is a [`Found::Bad`].
@@ -45,47 +43,35 @@ pub fn observe(
     live: Live,
     now: Timestamp,
 ) -> Result<Observed, FsError> {
+    let standing = standing(layout, ledger)?;
+    let serials = standing.committed().map(|generation| &generation.facts.certificates);
     Ok(Observed {
-        standing: standing(layout, ledger)?,
-        credentials: credentials(inventory, ledger, now)?,
+        credentials: credentials(inventory, ledger, serials, now)?,
+        standing,
         manifests: manifests(layout, ledger)?,
         etcd_data: etcd_data(&layout.below_root(&cluster.etcd.data_dir), ledger)?,
         agent_runs: live.agent_runs,
         agent_starts_at_boot: live.agent_starts_at_boot,
         unhealthy: live.unhealthy,
         has_containers: live.has_containers,
+        running: live.running,
+        cluster_admins: live.cluster_admins,
     })
 }
 
-/// How far earlier runs came, with the configuration of the one that succeeded.
+/// How far earlier runs came, with what the one that succeeded last has left.
 pub fn standing(layout: &Layout, ledger: &Ledger) -> Result<Standing, FsError> {
-    Ok(match (ledger.committed, ledger.last_operation) {
-        (Some((generation, _)), _) => Standing::Committed {
-            config: fsx::read_to_string(&generation_directory(layout, generation).join(CONFIG_FILE))?,
-        },
+    Ok(match (generation::committed(layout, ledger)?, ledger.last_operation) {
+        (Some(generation), _) => Standing::Committed(Box::new(generation)),
         (None, Some(Operation::Init)) => Standing::Unfinished,
         (None, _) => Standing::New,
     })
-}
-
-/// What the manifests of the control plane that runs here took from the host; `None` where there is none.
-pub fn rendered_host(layout: &Layout, ledger: &Ledger) -> Result<Option<HostView>, FsError> {
-    let Some((generation, _)) = ledger.committed else { return Ok(None) };
-    let path = generation_directory(layout, generation).join(HOST_FILE);
-    let parse =
-        |text: Vec<u8>| serde_json::from_slice(&text).map_err(|error| FsError::of("parse", &path)(error.into()));
-    fsx::read_optional(&path)?.map(parse).transpose()
 }
 
 /// Whether the cluster's authority was brought without its key, so that it signs elsewhere.
 pub fn external_ca(layout: &Layout, cluster: &Cluster) -> bool {
     let pki = layout.below_root(&cluster.cert_dir);
     pki.join("ca.crt").exists() && !pki.join("ca.key").exists()
-}
-
-/// Where generation `number` is kept.
-pub fn generation_directory(layout: &Layout, number: u32) -> PathBuf {
-    layout.generations().join(number.to_string())
 }
 
 /// Where the manifest of `component` is.
@@ -106,6 +92,23 @@ pub fn certificates(inventory: &Inventory) -> Vec<(PathBuf, CertificateInfo)> {
         .collect()
 }
 
+/// Serial numbers of the certificates of `inventory` that are on disk, in files of their own or in kubeconfigs, by item.
+pub fn serials(inventory: &Inventory) -> BTreeMap<String, String> {
+    let serial = |entry: &Entry| {
+        let name = entry.files.first()?.path.display().to_string();
+        let content = fsx::read(&entry.files.first()?.path).ok()?;
+        let pem = match &entry.kind {
+            Kind::Certificate(_) => content,
+            Kind::Kubeconfig(_) => {
+                kubeconfig::credentials(&name, &String::from_utf8_lossy(&content)).ok()?.certificate_pem.into_bytes()
+            }
+            Kind::ServiceAccount => return None,
+        };
+        Some((entry.credential.item.to_owned(), pki::inspect(&name, &pem).ok()?.serial))
+    };
+    inventory.entries().iter().filter_map(serial).collect()
+}
+
 /// The authorities among `inventory` that are on disk and in order, by item.
 pub fn authorities(inventory: &Inventory, now: Timestamp) -> Result<BTreeMap<Item, Authority>, FsError> {
     let mut found = BTreeMap::new();
@@ -121,9 +124,16 @@ pub fn authorities(inventory: &Inventory, now: Timestamp) -> Result<BTreeMap<Ite
     Ok(found)
 }
 
-fn credentials(inventory: &Inventory, ledger: &Ledger, now: Timestamp) -> Result<BTreeMap<Item, Found>, FsError> {
+/// `serials` are those that the control plane runs with, by item.
+fn credentials(
+    inventory: &Inventory,
+    ledger: &Ledger,
+    serials: Option<&BTreeMap<String, String>>,
+    now: Timestamp,
+) -> Result<BTreeMap<Item, Found>, FsError> {
     let authorities = authorities(inventory, now)?;
     let mut found = BTreeMap::new();
+    let mut other_authorities = Vec::new();
     for entry in inventory.entries() {
         let contents = contents(entry)?;
         if contents.iter().all(Option::is_none) {
@@ -131,17 +141,40 @@ fn credentials(inventory: &Inventory, ledger: &Ledger, now: Timestamp) -> Result
         }
         let ours = entry.files.iter().any(|file| ledger.has_file(&file.path));
         let checked = check(entry, &contents, &authorities, inventory.algorithm(), now);
-        let checked = checked.and_then(|Usable { can_sign, stale }| match stale {
+        let recorded = serials.and_then(|serials| serials.get(entry.credential.item));
+        if let (Ok(Usable { serial: Some(serial), .. }), Some(recorded)) = (&checked, recorded)
+            && serial != recorded
+        {
+            other_authorities.push((entry.credential.item, serial.clone(), recorded));
+        }
+        let checked = checked.and_then(|usable| match usable.stale() {
             // Of an unfinished init with other flags. Once an init has succeeded, a kubeconfig is people's to edit, and
             // keys keep their algorithm until they are renewed.
             Some(reason) if ours && ledger.committed.is_none() => Err(Wrong { reason, hints: Vec::new() }),
-            _ => Ok(can_sign),
+            _ => Ok(usable),
         });
         let state = match checked {
-            Ok(can_sign) => Found::Good { can_sign },
-            Err(Wrong { reason, hints }) => Found::Bad { reason, hints, ours },
+            Ok(Usable { can_sign, other_server, .. }) => Found::Good { can_sign, other_server },
+            Err(Wrong { reason, hints }) => {
+                let derivable = matches!((&entry.kind, &contents[..]), (Kind::ServiceAccount, [None, Some(private)])
+                    if pki::service_account_public_key(private).is_ok());
+                Found::Bad { reason, hints, ours, derivable }
+            }
         };
         found.insert(entry.credential.item, state);
+    }
+    for (item, serial, recorded) in other_authorities {
+        // Renewed with its key it still verifies what it signed. One that verifies nothing is a stranger: what it would
+        // sign, nobody who is out there would believe.
+        let signed = |entry: &&Entry| entry.credential.authority == Some(item);
+        let is_good = |entry: &Entry| matches!(found.get(entry.credential.item), Some(Found::Good { .. }));
+        if !inventory.entries().iter().filter(signed).any(is_good) {
+            let reason =
+                format!("{item} is not the authority of this control plane (its serial is {serial}, not {recorded})");
+            let hints =
+                vec!["put the old one back: authorities of a running control plane cannot be exchanged yet".to_owned()];
+            found.insert(item, Found::Bad { reason, hints, ours: false, derivable: false });
+        }
     }
     Ok(found)
 }
@@ -151,8 +184,19 @@ fn credentials(inventory: &Inventory, ledger: &Ledger, now: Timestamp) -> Result
 struct Usable {
     /// It is an authority with its key.
     can_sign: bool,
+    /// It leads to another server than one that would be made now.
+    other_server: Option<String>,
+    /// Its key is of another algorithm than one that would be made now.
+    other_algorithm: Option<String>,
+    /// Serial number of an authority.
+    serial: Option<String>,
+}
+
+impl Usable {
     /// In what it differs from the one that would be made now.
-    stale: Option<String>,
+    fn stale(&self) -> Option<String> {
+        self.other_server.clone().or_else(|| self.other_algorithm.clone())
+    }
 }
 
 /// Why a credential on disk is not the one that is wanted.
@@ -203,11 +247,13 @@ fn check(
     match (&entry.kind, contents) {
         (Kind::Certificate(spec), [Some(certificate), key]) if spec.is_authority() => {
             let authority = Authority::load(spec, certificate, key.as_deref(), now)?;
-            Ok(Usable { can_sign: authority.can_sign(), stale: other_algorithm(authority.info()) })
+            let other_algorithm = other_algorithm(authority.info());
+            let serial = Some(authority.info().serial.clone());
+            Ok(Usable { can_sign: authority.can_sign(), other_algorithm, serial, ..Usable::default() })
         }
         (Kind::Certificate(spec), [Some(certificate), Some(key)]) => {
             let info = pki::check_leaf(spec, certificate, key, authority()?, now)?;
-            Ok(Usable { can_sign: false, stale: other_algorithm(&info) })
+            Ok(Usable { other_algorithm: other_algorithm(&info), ..Usable::default() })
         }
         (Kind::ServiceAccount, [Some(public), Some(private)]) => {
             pki::check_service_account(private, public)?;
@@ -216,7 +262,8 @@ fn check(
         (Kind::Kubeconfig(spec), [Some(text)]) => {
             let info = kubeconfig::check(&String::from_utf8_lossy(text), spec, authority()?, now)?;
             let other_server = info.other_server.map(|server| format!("its server is {server}, not {}", spec.server));
-            Ok(Usable { can_sign: false, stale: other_server.or_else(|| other_algorithm(&info.certificate)) })
+            let other_algorithm = other_algorithm(&info.certificate);
+            Ok(Usable { other_server, other_algorithm, ..Usable::default() })
         }
         (_, [Some(_), _]) => Err(missing(1)),
         _ => Err(missing(0)),
@@ -263,6 +310,8 @@ mod tests {
         layout: Layout,
         inventory: Inventory,
         ledger: Ledger,
+        /// Those that the control plane runs with.
+        serials: Option<BTreeMap<String, String>>,
         now: Timestamp,
     }
 
@@ -290,18 +339,21 @@ mod tests {
             Authority::load(&spec("certs/ca"), ca.certificate.as_bytes(), Some(ca.key.expose().as_bytes()), now)
                 .unwrap();
         write("certs/apiserver", &pki::issue_leaf(&spec("certs/apiserver"), &authority, policy, now).unwrap());
-        Host { _root: root, layout, inventory, ledger: Ledger::default(), now }
+        Host { _root: root, layout, inventory, ledger: Ledger::default(), serials: None, now }
     }
 
     impl Host {
         fn found(&self) -> BTreeMap<Item, Found> {
-            credentials(&self.inventory, &self.ledger, self.now).unwrap()
+            credentials(&self.inventory, &self.ledger, self.serials.as_ref(), self.now).unwrap()
         }
 
         fn file(&self, item: Item, index: usize) -> PathBuf {
             self.inventory.entry(item).unwrap().files[index].path.clone()
         }
     }
+
+    const GOOD: Found = Found::Good { can_sign: false, other_server: None };
+    const GOOD_AUTHORITY: Found = Found::Good { can_sign: true, other_server: None };
 
     fn reason(found: Option<&Found>) -> (&str, bool) {
         match found {
@@ -313,8 +365,8 @@ mod tests {
     #[test]
     fn what_is_there_and_right_is_good_and_what_is_not_there_is_absent() {
         let found = host().found();
-        assert_eq!(found.get("certs/ca"), Some(&Found::Good { can_sign: true }));
-        assert_eq!(found.get("certs/apiserver"), Some(&Found::Good { can_sign: false }));
+        assert_eq!(found.get("certs/ca"), Some(&GOOD_AUTHORITY));
+        assert_eq!(found.get("certs/apiserver"), Some(&GOOD));
         assert_eq!(found.len(), 2);
     }
 
@@ -331,7 +383,34 @@ mod tests {
     fn an_authority_without_its_key_cannot_sign() {
         let host = host();
         fsx::remove_file(&host.file("certs/ca", 1)).unwrap();
-        assert_eq!(host.found().get("certs/ca"), Some(&Found::Good { can_sign: false }));
+        assert_eq!(host.found().get("certs/ca"), Some(&GOOD));
+    }
+
+    #[test]
+    fn another_authority_than_the_one_that_runs_is_bad_unless_it_verifies_what_that_has_signed() {
+        let mut host = host();
+        host.serials = Some(serials(&host.inventory));
+        assert_eq!(host.found().get("certs/ca"), Some(&GOOD_AUTHORITY));
+        host.serials = Some([("certs/ca".to_owned(), "01".to_owned())].into());
+        assert_eq!(host.found().get("certs/ca"), Some(&GOOD_AUTHORITY));
+        fsx::remove_file(&host.file("certs/apiserver", 0)).unwrap();
+        let found = host.found();
+        assert!(reason(found.get("certs/ca")).0.contains("not the authority of this control plane"));
+    }
+
+    #[test]
+    fn the_public_half_of_a_key_pair_follows_from_the_private_one() {
+        let host = host();
+        let files = &host.inventory.entry("certs/sa").unwrap().files;
+        let keys = pki::issue_service_account(KeyAlgorithm::EcdsaP256).unwrap();
+        for (private, expected) in [(keys.private.expose(), true), ("nonsense", false)] {
+            fsx::write_atomic(&files[1].path, private.as_bytes(), 0o600).unwrap();
+            let found = host.found();
+            assert!(
+                matches!(found.get("certs/sa"), Some(Found::Bad { derivable, .. }) if *derivable == expected),
+                "{found:?}"
+            );
+        }
     }
 
     #[test]
@@ -360,6 +439,5 @@ mod tests {
     fn a_new_host_has_no_standing() {
         let host = host();
         assert_eq!(standing(&host.layout, &host.ledger).unwrap(), Standing::New);
-        assert_eq!(rendered_host(&host.layout, &host.ledger).unwrap(), None);
     }
 }

@@ -1,4 +1,6 @@
 use super::*;
+use crate::error::Hint as _;
+use crate::yaml;
 
 const CA: Item = "certs/ca";
 const LEAF: Item = "certs/apiserver";
@@ -6,10 +8,21 @@ const ETCD_CA: Item = "certs/etcd-ca";
 const ETCD_LEAF: Item = "certs/etcd-server";
 
 /// Two authorities with a leaf each and two manifests: enough for every rule.
-fn desired() -> Vec<Manifest> {
-    [Component::Etcd, Component::KubeApiserver]
-        .map(|component| Manifest { component, pod: k8s_openapi::api::core::v1::Pod::default(), yaml: "new\n".into() })
-        .into()
+pub(super) fn desired() -> Vec<Manifest> {
+    [Component::Etcd, Component::KubeApiserver].map(|component| rendered(component, "new")).into()
+}
+
+/// A manifest with this flag.
+fn rendered(component: Component, flag: &str) -> Manifest {
+    let yaml = text(component, flag);
+    Manifest { component, pod: yaml::manifest(yaml.as_bytes()).unwrap(), yaml }
+}
+
+fn text(component: Component, flag: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {component}\nspec:\n  containers:\n  - name: {component}\n    \
+         image: x/{component}:v1\n    command:\n    - {component}\n    - --flag={flag}\n"
+    )
 }
 
 fn credential(item: Item, authority: Option<Item>) -> Credential {
@@ -17,22 +30,62 @@ fn credential(item: Item, authority: Option<Item>) -> Credential {
 }
 
 fn plan(observed: &Observed) -> Result<Vec<Step>, Vec<Refusal>> {
-    let manifests = desired();
-    let desired = Desired {
-        config: "config\n",
-        manifests: &manifests,
-        credentials: vec![
-            credential(CA, None),
-            credential(LEAF, Some(CA)),
-            credential(ETCD_CA, None),
-            credential(ETCD_LEAF, Some(ETCD_CA)),
-        ],
-        etcd_data: "/var/lib/etcd".into(),
-    };
-    compute(&desired, observed).map(|plan| plan.steps)
+    Asked::default().plan(observed).map(|plan| plan.steps)
 }
 
-fn empty() -> Observed {
+/// What is asked for over a control plane that runs with [`Cluster::example`].
+struct Asked {
+    cluster: Cluster,
+    config: &'static str,
+    manifests: Vec<Manifest>,
+    /// What this plinth renders for the configuration that runs.
+    before: Vec<Manifest>,
+    respecified: BTreeSet<Item>,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self {
+            cluster: Cluster::example(),
+            config: "config\n",
+            manifests: desired(),
+            before: desired(),
+            respecified: BTreeSet::new(),
+        }
+    }
+}
+
+impl Asked {
+    /// The API server with another flag, and nothing else.
+    fn another_flag() -> Self {
+        let manifests = vec![rendered(Component::Etcd, "new"), rendered(Component::KubeApiserver, "newer")];
+        Self { config: "other\n", manifests, ..Self::default() }
+    }
+
+    fn plan(&self, observed: &Observed) -> Result<Plan, Vec<Refusal>> {
+        let running = Cluster::example();
+        let desired = Desired {
+            cluster: &self.cluster,
+            config: self.config,
+            manifests: &self.manifests,
+            credentials: vec![
+                credential(CA, None),
+                credential(LEAF, Some(CA)),
+                credential(ETCD_CA, None),
+                credential(ETCD_LEAF, Some(ETCD_CA)),
+            ],
+            etcd_data: "/var/lib/etcd".into(),
+            before: observed.standing.committed().map(|_| Before {
+                cluster: &running,
+                manifests: &self.before,
+                respecified: self.respecified.clone(),
+            }),
+        };
+        compute(&desired, observed)
+    }
+}
+
+pub(super) fn empty() -> Observed {
     Observed {
         standing: Standing::New,
         credentials: BTreeMap::new(),
@@ -42,32 +95,44 @@ fn empty() -> Observed {
         agent_starts_at_boot: true,
         unhealthy: BTreeMap::from([(Component::Etcd, "connection refused".to_owned())]),
         has_containers: false,
+        running: BTreeSet::new(),
+        cluster_admins: None,
     }
 }
 
-fn manifest(content: &str, ours: bool) -> FoundManifest {
+pub(super) fn manifest(content: &str, ours: bool) -> FoundManifest {
     FoundManifest { path: "/m.yaml".into(), content: content.into(), ours }
 }
 
-fn whole(standing: Standing) -> Observed {
+const GOOD: Found = Found::Good { can_sign: true, other_server: None };
+
+pub(super) fn whole(standing: Standing) -> Observed {
     Observed {
         standing,
-        credentials: [CA, LEAF, ETCD_CA, ETCD_LEAF].map(|item| (item, Found::Good { can_sign: true })).into(),
-        manifests: [Component::Etcd, Component::KubeApiserver].map(|c| (c, manifest("new\n", true))).into(),
+        credentials: [CA, LEAF, ETCD_CA, ETCD_LEAF].map(|item| (item, GOOD)).into(),
+        manifests: desired().into_iter().map(|one| (one.component, manifest(&one.yaml, true))).collect(),
         etcd_data: EtcdData::Ours,
         agent_runs: true,
         agent_starts_at_boot: true,
         unhealthy: BTreeMap::new(),
         has_containers: true,
+        running: BTreeSet::from([Component::Etcd, Component::KubeApiserver]),
+        cluster_admins: Some(true),
     }
 }
 
-fn committed() -> Standing {
-    Standing::Committed { config: "config\n".into() }
+pub(super) fn committed() -> Standing {
+    Standing::Committed(Box::new(Generation {
+        number: 1,
+        config: "config\n".into(),
+        manifests: desired().into_iter().map(|manifest| (manifest.component, manifest.yaml)).collect(),
+        facts: generation::Facts { version_pinned: false, ..generation::Facts::default() },
+        ..Generation::default()
+    }))
 }
 
 fn bad(ours: bool) -> Found {
-    Found::Bad { reason: "no good".into(), hints: vec!["mend it".into()], ours }
+    Found::Bad { reason: "no good".into(), hints: vec!["mend it".into()], ours, derivable: false }
 }
 
 fn issue(item: Item) -> Step {
@@ -114,7 +179,7 @@ fn a_committed_host_is_repaired_where_something_is_gone() {
     observed.agent_runs = false;
     assert_eq!(
         plan(&observed).unwrap(),
-        [Step::StartAgent, issue(LEAF), write(Component::KubeApiserver, false), Step::Wait]
+        [Step::StartAgent, issue(LEAF), write(Component::KubeApiserver, false), Step::Wait, Step::Commit]
     );
 }
 
@@ -128,36 +193,215 @@ fn an_agent_that_a_boot_would_lose_is_started_for_good() {
 #[test]
 fn an_unhealthy_committed_host_is_waited_for_and_not_restarted() {
     let mut observed = whole(committed());
-    observed.unhealthy.insert(Component::KubeScheduler, "connection refused".into());
-    assert_eq!(plan(&observed).unwrap(), [Step::Wait]);
+    observed.unhealthy.insert(Component::KubeApiserver, "connection refused".into());
+    let plan = Asked::default().plan(&observed).unwrap();
+    assert_eq!(plan.steps, [Step::Wait]);
+    assert_eq!(plan.summary(), ["kube-apiserver: it is not healthy: connection refused [none]"]);
+
+    observed.running.remove(&Component::KubeApiserver);
+    let plan = Asked::default().plan(&observed).unwrap();
+    assert_eq!(plan.steps, [Step::Wait]);
+    assert_eq!(
+        plan.summary(),
+        ["kube-apiserver: no container of it runs [restart of kube-apiserver, API gap expected]"]
+    );
 }
 
 #[test]
-fn a_difference_to_a_committed_host_is_refused_and_shown() {
-    let observed = whole(Standing::Committed { config: "other\n".into() });
-    let refusals = plan(&observed).unwrap_err();
-    assert!(
-        matches!(&refusals[..], [Refusal::ConfigurationDiffers { diff }] if diff.contains("-other") && diff.contains("+config")),
-        "{refusals:?}"
-    );
+fn each_kind_of_drift_is_shown_and_repaired_by_itself() {
+    type Harm = fn(&mut Observed);
+    let api = Component::KubeApiserver;
+    let rows: [(&str, Harm, Vec<Step>); 6] = [
+        (
+            "kube-apiserver: edited by hand: other flags: flag [restart of kube-apiserver, API gap expected]",
+            |o| {
+                o.manifests.get_mut(&Component::KubeApiserver).unwrap().content = text(Component::KubeApiserver, "x");
+            },
+            vec![Step::Exchange { component: api, back: Back::OnDisk }, Step::Wait],
+        ),
+        (
+            "kube-apiserver: edited by hand: nothing that means anything [none]",
+            |o| o.manifests.get_mut(&Component::KubeApiserver).unwrap().content.push_str("# a comment\n"),
+            vec![Step::Exchange { component: api, back: Back::OnDisk }, Step::Wait],
+        ),
+        (
+            "certs/apiserver: it is missing [live]",
+            |o| drop(o.credentials.remove(LEAF)),
+            vec![issue(LEAF), Step::Wait, Step::Commit],
+        ),
+        (
+            "certs/apiserver: no good [live]",
+            |o| drop(o.credentials.insert(LEAF, bad(true))),
+            vec![reissue(LEAF), Step::Wait, Step::Commit],
+        ),
+        ("agent: it does not run [live]", |o| o.agent_runs = false, vec![Step::StartAgent, Step::Wait]),
+        (
+            "clusterrolebinding/kubeadm:cluster-admins: admin.conf may not administrate the cluster [live]",
+            |o| o.cluster_admins = Some(false),
+            vec![Step::Wait, Step::BindClusterAdmins],
+        ),
+    ];
+    for (summary, harm, steps) in rows {
+        let mut observed = whole(committed());
+        harm(&mut observed);
+        let plan = Asked::default().plan(&observed).unwrap();
+        assert_eq!((plan.summary(), plan.steps), (vec![summary.to_owned()], steps));
+        assert!(plan.changes.iter().all(|change| change.cause == Cause::Drift), "{:?}", plan.changes);
+    }
+}
 
+#[test]
+fn an_edit_of_a_broken_component_is_not_gone_back_to() {
     let mut observed = whole(committed());
-    observed.manifests.insert(Component::KubeApiserver, manifest("edited\n", true));
-    observed.credentials.insert(LEAF, bad(true));
-    let refusals = plan(&observed).unwrap_err();
-    assert!(
-        matches!(&refusals[..], [Refusal::Unusable { item: LEAF, .. }, Refusal::ManifestDiffers { diff, .. }] if diff.contains("-edited")),
-        "{refusals:?}"
+    observed.manifests.insert(Component::KubeApiserver, manifest("broken", true));
+    observed.unhealthy.insert(Component::KubeApiserver, "connection refused".into());
+    let plan = Asked::default().plan(&observed).unwrap();
+    assert_eq!(plan.steps, [Step::Exchange { component: Component::KubeApiserver, back: Back::Nothing }, Step::Wait]);
+}
+
+#[test]
+fn another_flag_exchanges_its_component_alone_and_is_recorded() {
+    let plan = Asked::another_flag().plan(&whole(committed())).unwrap();
+    assert_eq!(
+        plan.steps,
+        [Step::Exchange { component: Component::KubeApiserver, back: Back::OnDisk }, Step::Wait, Step::Commit]
+    );
+    assert_eq!(
+        plan.summary(),
+        [
+            "kube-apiserver: other flags: flag [restart of kube-apiserver, API gap expected]",
+            "configuration: other values are asked for [none]",
+        ]
+    );
+    assert_eq!(plan.class(), Class::ApiGap(Component::KubeApiserver));
+    let diffs: Vec<_> = plan.changes.iter().filter_map(|change| change.diff.as_deref()).collect();
+    assert!(diffs[0].contains("-    - --flag=new\n+    - --flag=newer"), "{}", diffs[0]);
+    assert!(diffs[1].contains("-config\n+other"), "{}", diffs[1]);
+}
+
+#[test]
+fn exchanges_follow_the_dependencies_and_come_after_what_they_need() {
+    let manifests = vec![rendered(Component::Etcd, "newer"), rendered(Component::KubeApiserver, "newer")];
+    let asked = Asked { manifests, ..Asked::another_flag() };
+    let mut observed = whole(committed());
+    observed.agent_runs = false;
+    observed.credentials.remove(LEAF);
+    let back = Back::OnDisk;
+    assert_eq!(
+        asked.plan(&observed).unwrap().steps,
+        [
+            Step::StartAgent,
+            issue(LEAF),
+            Step::Exchange { component: Component::Etcd, back },
+            Step::Exchange { component: Component::KubeApiserver, back },
+            Step::Wait,
+            Step::Commit,
+        ]
     );
 }
 
 #[test]
-fn a_committed_host_whose_authority_is_gone_is_not_given_a_new_one() {
+fn an_exchange_that_was_interrupted_is_gone_on_with() {
+    let mut observed = whole(committed());
+    let newer = text(Component::KubeApiserver, "newer");
+    observed.manifests.insert(Component::KubeApiserver, manifest(&newer, true));
+    observed.unhealthy.insert(Component::KubeApiserver, "connection refused".into());
+    let exchange = |back| Step::Exchange { component: Component::KubeApiserver, back };
+    // By the same command: nobody has seen it healthy, and the last generation is the way back.
+    let plan = Asked::another_flag().plan(&observed).unwrap();
+    assert_eq!(plan.steps, [exchange(Back::LastGeneration), Step::Wait, Step::Commit]);
+    assert_eq!(plan.changes[0].cause, Cause::Configuration);
+    // By one that asks for nothing: the old one comes back.
+    let plan = Asked::default().plan(&observed).unwrap();
+    assert_eq!(plan.steps, [exchange(Back::Nothing), Step::Wait]);
+    assert_eq!(plan.changes[0].cause, Cause::Drift);
+}
+
+#[test]
+fn what_a_newer_plinth_renders_otherwise_is_told_from_what_is_asked_for() {
+    let manifests = vec![rendered(Component::Etcd, "new"), rendered(Component::KubeApiserver, "newer")];
+    let asked = Asked { before: manifests.clone(), manifests, ..Asked::default() };
+    let plan = asked.plan(&whole(committed())).unwrap();
+    assert_eq!(plan.changes.len(), 1);
+    assert_eq!(plan.changes[0].cause, Cause::Plinth);
+    assert_eq!(
+        plan.steps,
+        [Step::Exchange { component: Component::KubeApiserver, back: Back::OnDisk }, Step::Wait, Step::Commit]
+    );
+}
+
+#[test]
+fn a_configuration_that_changes_no_component_is_only_recorded() {
+    let asked = Asked { config: "other\n", ..Asked::default() };
+    let plan = asked.plan(&whole(committed())).unwrap();
+    assert_eq!((plan.steps.as_slice(), plan.class()), (&[Step::Wait, Step::Commit][..], Class::None));
+
+    let mut asked = Asked::default();
+    asked.cluster.version_pinned = true;
+    let plan = asked.plan(&whole(committed())).unwrap();
+    assert_eq!(plan.steps, [Step::Wait, Step::Commit]);
+    assert_eq!(plan.summary(), ["configuration: the version is named now [none]"]);
+}
+
+#[test]
+fn another_name_renews_the_certificate_because_it_is_asked_for() {
+    let mut observed = whole(committed());
+    observed.credentials.insert(LEAF, bad(true));
+    let asked = Asked { config: "other\n", respecified: BTreeSet::from([LEAF]), ..Asked::default() };
+    let plan = asked.plan(&observed).unwrap();
+    assert_eq!(plan.steps, [reissue(LEAF), Step::Wait, Step::Commit]);
+    assert_eq!((plan.changes[0].cause, plan.changes[0].class), (Cause::Configuration, Class::Live));
+}
+
+#[test]
+fn a_kubeconfig_that_leads_elsewhere_is_peoples_until_the_configuration_moves() {
+    let mut observed = whole(committed());
+    let elsewhere = Found::Good { can_sign: false, other_server: Some("its server is a, not b".into()) };
+    observed.credentials.insert(LEAF, elsewhere);
+    assert_eq!(plan(&observed).unwrap(), []);
+    let asked = Asked { config: "other\n", respecified: BTreeSet::from([LEAF]), ..Asked::default() };
+    let steps = asked.plan(&observed).unwrap().steps;
+    let replaces = Some("its server is a, not b".to_owned());
+    assert_eq!(steps, [Step::Issue { item: LEAF, replaces, for_etcd: false }, Step::Wait, Step::Commit]);
+}
+
+#[test]
+fn another_version_is_planned_named_first_and_not_done_yet() {
+    let mut asked = Asked { config: "other\n", ..Asked::default() };
+    asked.cluster.version = "v1.37.99".parse().unwrap();
+    let plan = asked.plan(&whole(committed())).unwrap();
+    assert_eq!(
+        plan.version.map(|version| version.to_string()).as_deref(),
+        Some("Kubernetes v1.37.1 → v1.37.99, the newer default of this plinth")
+    );
+    assert_eq!(plan.not_yet.len(), 1);
+}
+
+#[test]
+fn what_cannot_be_made_anew_is_refused_on_a_committed_host() {
     let mut observed = whole(committed());
     observed.credentials.remove(CA);
     observed.credentials.insert(LEAF, bad(true));
+    observed.credentials.insert(ETCD_CA, bad(true));
+    observed.etcd_data = EtcdData::Empty;
     let refusals = plan(&observed).unwrap_err();
-    assert!(refusals.contains(&Refusal::AuthorityLost { item: CA }), "{refusals:?}");
+    assert_eq!(
+        refusals,
+        [
+            Refusal::AuthorityLost { item: CA },
+            Refusal::Unusable { item: ETCD_CA, reason: "no good".into(), hints: vec!["mend it".into()] },
+            Refusal::EtcdDataLost { path: "/var/lib/etcd".into() },
+        ]
+    );
+    // But half a key pair follows from the other half.
+    let mut observed = whole(committed());
+    let half = Found::Bad { reason: "no good".into(), hints: vec![], ours: true, derivable: true };
+    observed.credentials.insert(CA, half);
+    assert_eq!(plan(&observed).unwrap(), [reissue(CA), Step::Wait, Step::Commit]);
+    // Nor what somebody else signed.
+    let mut observed = whole(committed());
+    observed.credentials.insert(LEAF, bad(false));
+    assert!(matches!(&plan(&observed).unwrap_err()[..], [Refusal::Unusable { item: LEAF, .. }]));
 }
 
 #[test]
@@ -240,9 +484,9 @@ fn data_of_another_etcd_is_never_moved() {
 #[test]
 fn an_authority_without_key_needs_all_its_leaves() {
     let mut observed = empty();
-    observed.credentials.insert(CA, Found::Good { can_sign: false });
+    observed.credentials.insert(CA, Found::Good { can_sign: false, other_server: None });
     assert_eq!(plan(&observed).unwrap_err(), [Refusal::CannotSign { item: LEAF, authority: CA }]);
-    observed.credentials.insert(LEAF, Found::Good { can_sign: false });
+    observed.credentials.insert(LEAF, Found::Good { can_sign: false, other_server: None });
     assert!(plan(&observed).is_ok());
 }
 
@@ -256,9 +500,11 @@ fn a_broken_authority_is_reported_once_and_not_for_each_leaf() {
 
 #[test]
 fn skipped_phases_leave_the_plan_and_without_waiting_nothing_is_recorded() {
-    let plan = Plan { steps: plan(&empty()).unwrap() };
+    let plan = Asked::default().plan(&empty()).unwrap();
+    assert!(plan.changes.iter().all(|change| change.cause == Cause::New && change.class == Class::None));
     let skip = Skip::parse(&["certs/etcd-ca".to_owned(), "wait-control-plane".to_owned()]).unwrap();
-    let steps = plan.without(&skip).steps;
+    let Plan { steps, changes, .. } = plan.without(&skip);
+    assert!(!changes.iter().any(|change| change.what == ETCD_CA));
     assert!(!steps.contains(&issue(ETCD_CA)) && steps.contains(&issue(ETCD_LEAF)));
     assert!(!steps.contains(&Step::Wait) && !steps.contains(&Step::Commit));
 }
@@ -274,12 +520,34 @@ fn every_step_belongs_to_a_phase_of_the_list() {
 fn every_refusal_says_what_to_do() {
     let path = PathBuf::from("/x");
     for refusal in [
-        Refusal::ConfigurationDiffers { diff: String::new() },
-        Refusal::ManifestDiffers { path: path.clone(), diff: String::new() },
-        Refusal::ForeignManifest { path },
+        Refusal::ForeignManifest { path: path.clone() },
+        Refusal::EtcdDataLost { path },
         Refusal::CannotSign { item: LEAF, authority: CA },
         Refusal::AuthorityLost { item: CA },
     ] {
         assert!(!refusal.hints().is_empty(), "{refusal}");
     }
+}
+
+#[test]
+fn the_plan_of_another_flag_reads_well() {
+    let plan = Asked::another_flag().plan(&whole(committed())).unwrap();
+    assert_eq!(
+        show::text(&plan),
+        "\
+kube-apiserver: other flags: flag [restart of kube-apiserver, API gap expected]
+    @@ -10,2 +10,2 @@
+         - kube-apiserver
+    -    - --flag=new
+    +    - --flag=newer
+
+configuration: other values are asked for [none]
+    @@ -1 +1 @@
+    -config
+    +other
+
+would replace the manifest of kube-apiserver, wait until it is healthy, or else put the old one back
+would wait until every component is healthy
+would record the configuration as reached"
+    );
 }

@@ -99,8 +99,17 @@ fn container(component: &str) -> serde_json::Value {
     found[0].take()
 }
 
+/// Whether the API server at its usual port has a certificate for `name`.
+pub(crate) fn served_by_default_port(name: &str) -> bool {
+    handshake("10.213.0.2:6443", name).is_ok()
+}
+
 /// The API server's certificate, after a handshake with somebody who asks for `name` and trusts our authority only.
 fn served_to(name: &str) -> CertificateDer<'static> {
+    handshake("10.213.0.2:7443", name).unwrap().peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+fn handshake(server: &str, name: &str) -> std::io::Result<ClientConnection> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file("/etc/kubernetes/pki/ca.crt").unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -111,9 +120,9 @@ fn served_to(name: &str) -> CertificateDer<'static> {
         .with_no_client_auth();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut stream = TcpStream::connect("10.213.0.2:7443").unwrap();
+    let mut stream = TcpStream::connect(server)?;
     while connection.is_handshaking() {
-        connection.complete_io(&mut stream).unwrap();
+        connection.complete_io(&mut stream)?;
     }
-    connection.peer_certificates().unwrap()[0].clone().into_owned()
+    Ok(connection)
 }

@@ -24,7 +24,7 @@ pub(crate) fn from_init_to_reset_and_again() {
     a_new_agent_adopts(&boot_line(&init.stdout));
     a_rerun_changes_nothing();
     a_rerun_from_elsewhere_changes_nothing();
-    another_configuration_is_refused();
+    what_a_cluster_keeps_is_refused_by_name();
     a_missing_manifest_is_put_back();
     reset_leaves_nothing(&empty);
 
@@ -89,11 +89,12 @@ fn a_rerun_from_elsewhere_changes_nothing() {
     shell("rmdir --parents --ignore-fail-on-non-empty /etc/pki/tls/certs").ok();
 }
 
-fn another_configuration_is_refused() {
+fn what_a_cluster_keeps_is_refused_by_name() {
     let before = (container_ids(), running(), Tree::of("/etc/kubernetes"));
-    let other = plinth("init --service-cidr 10.97.0.0/16").exits(1);
-    assert!(other.stderr.contains("-  serviceSubnet: 10.96.0.0/12"), "{other}");
-    assert!(other.stderr.contains("+  serviceSubnet: 10.97.0.0/16"), "{other}");
+    let other = plinth("init --service-cidr 10.97.0.0/16 --node-name other").exits(2);
+    for words in ["--service-cidr (networking.serviceSubnet): `10.97.0.0/16`", "--node-name (nodeRegistration.name)"] {
+        assert!(other.stderr.contains(words), "{words} is missing: {other}");
+    }
     assert_eq!((container_ids(), running(), Tree::of("/etc/kubernetes")), before);
 }
 

@@ -21,6 +21,7 @@ mod host;
 mod lifecycle;
 mod machine;
 mod reboot;
+mod rerun;
 mod sandbox;
 mod unfinished;
 
@@ -72,4 +73,32 @@ fn configuration_file() {
 #[ignore = "end to end"]
 fn engine_restart() {
     sandbox::run("engine_restart", Machine::Shared, engine::the_control_plane_survives_the_engine);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn rerun_changes_flags() {
+    sandbox::run("rerun_changes_flags", Machine::Shared, rerun::flags_change_one_component_at_a_time);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn rerun_repairs_drift() {
+    sandbox::run("rerun_repairs_drift", Machine::Shared, rerun::drift_is_shown_and_repaired);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn rerun_by_plan() {
+    sandbox::run("rerun_by_plan", Machine::Shared, rerun::a_plan_is_performed_as_it_was_shown);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn rerun_killed_at_any_instant() {
+    sandbox::run(
+        "rerun_killed_at_any_instant",
+        Machine::Shared,
+        rerun::a_change_killed_at_any_instant_is_finished_or_undone,
+    );
 }

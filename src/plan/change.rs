@@ -1,0 +1,244 @@
+//! What differs, and what it costs to mend it.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Step;
+use crate::config::Cluster;
+use crate::release::{Component, KubernetesVersion};
+
+/// Something that is not as the configuration asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// What: `kube-scheduler`, `certs/apiserver`, `kubeconfig/admin`, `agent`, `configuration`, …
+    pub what: String,
+    /// What those who use the cluster notice.
+    pub class: Class,
+    /// Where the difference comes from.
+    pub cause: Cause,
+    /// In words.
+    pub reason: String,
+    /// The image, where it changes.
+    pub image: Option<ImageChange>,
+    /// What is there → what is to be, as a unified difference.
+    pub diff: Option<String>,
+    /// The phase that mends it.
+    #[serde(skip)]
+    pub(super) phase: &'static str,
+}
+
+/// The API object that gives `admin.conf` its rights.
+pub(super) const BINDING: &str = "clusterrolebinding/kubeadm:cluster-admins";
+
+impl Change {
+    /// What `step` of a first `init` makes.
+    pub(super) fn of_new(step: &Step) -> Option<Self> {
+        let (what, reason) = match step {
+            Step::Issue { item, replaces, .. } => ((*item).to_owned(), replaces.clone()),
+            Step::WriteManifest { component, replaces } => {
+                (component.name().to_owned(), replaces.then(|| "an unfinished init left another manifest".to_owned()))
+            }
+            Step::SetEtcdDataAside { path } => {
+                (path.display().to_string(), Some("data of an unfinished init".to_owned()))
+            }
+            Step::StartAgent => ("agent".to_owned(), Some("it does not run".to_owned())),
+            Step::BindClusterAdmins => (BINDING.to_owned(), None),
+            Step::StopPods | Step::Exchange { .. } | Step::Wait | Step::Commit => return None,
+        };
+        Some(Self {
+            what,
+            class: Class::None,
+            cause: Cause::New,
+            reason: reason.unwrap_or_else(|| "it is not there yet".to_owned()),
+            image: None,
+            diff: None,
+            phase: step.phase(),
+        })
+    }
+}
+
+/// What those who use the cluster notice of a change; each is worse than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(tag = "kind", content = "of", rename_all = "kebab-case")]
+pub enum Class {
+    /// Nothing: nobody runs with it, or nobody can tell the difference.
+    None,
+    /// Nothing: it takes effect while everything runs. The components read their certificates again by themselves.
+    Live,
+    /// A component that no client talks to is away for a moment.
+    Restart(Component),
+    /// Requests to the API server fail until the component is back.
+    ApiGap(Component),
+    /// There is no way back but the one that the component itself offers.
+    Irreversible(Component),
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Live => f.write_str("live"),
+            Self::Restart(component) => write!(f, "restart of {component}"),
+            Self::ApiGap(component) => write!(f, "restart of {component}, API gap expected"),
+            Self::Irreversible(component) => write!(f, "restart of {component}, API gap expected, irreversible"),
+        }
+    }
+}
+
+/// Where a difference comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// Nothing was there, or what an `init` that did not succeed left.
+    New,
+    /// Another value is asked for.
+    Configuration,
+    /// This plinth makes something else of the same configuration than the one before it.
+    Plinth,
+    /// Somebody or something changed the host since the last `init`.
+    Drift,
+}
+
+/// Another image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageChange {
+    /// What the manifest on disk names.
+    pub old: String,
+    /// What it will name.
+    pub new: String,
+}
+
+/// Another Kubernetes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VersionChange {
+    /// What runs.
+    pub from: KubernetesVersion,
+    /// What is asked for.
+    pub to: KubernetesVersion,
+    /// Nobody named it: it is this plinth's default, which is newer.
+    pub by_default: bool,
+}
+
+impl fmt::Display for VersionChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, by_default } = self;
+        let why = if *by_default { ", the newer default of this plinth" } else { "" };
+        write!(f, "Kubernetes {from} → {to}{why}")
+    }
+}
+
+/// A change that can be planned, and that this plinth cannot make yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum NotYet {
+    /// Another version.
+    #[error("this plinth cannot change the Kubernetes version of a running control plane yet ({from} → {to})")]
+    Version {
+        /// What runs.
+        from: KubernetesVersion,
+        /// What is asked for.
+        to: KubernetesVersion,
+    },
+    /// Another etcd.
+    #[error("this plinth cannot change the etcd of a running control plane yet ({from} → {to})")]
+    Etcd {
+        /// Tag of the image that runs.
+        from: String,
+        /// Tag that is asked for.
+        to: String,
+    },
+    /// Another address or port.
+    #[error("this plinth cannot move a running control plane to another address yet ({from} → {to})")]
+    Address {
+        /// Where it is.
+        from: String,
+        /// Where it is to be.
+        to: String,
+    },
+}
+
+impl NotYet {
+    /// What lies between the cluster that runs and the one that is wanted.
+    pub(super) fn between(running: &Cluster, wanted: &Cluster) -> Vec<Self> {
+        let mut found = Vec::new();
+        if running.version != wanted.version {
+            found.push(Self::Version { from: running.version.clone(), to: wanted.version.clone() });
+        } else if let [from, to] = [running, wanted].map(|cluster| tag(&cluster.image(Component::Etcd)).to_owned())
+            && from != to
+        {
+            found.push(Self::Etcd { from, to });
+        }
+        let [from, to] = [running, wanted].map(Cluster::local_api_url);
+        if from != to {
+            found.push(Self::Address { from, to });
+        }
+        found
+    }
+}
+
+/// The tag of an image reference; empty where it has none.
+fn tag(image: &str) -> &str {
+    image.rsplit_once(':').map_or("", |(_, tag)| tag)
+}
+
+/// What it means to exchange the pod of `component` whose image was `old`. etcd's data of one minor release is not read
+/// by the one before.
+pub(super) fn exchange(component: Component, old: &str, new: &str) -> Class {
+    let minor = |image: &str| {
+        let version = semver::Version::parse(tag(image)).ok()?;
+        Some((version.major, version.minor))
+    };
+    match component {
+        Component::Etcd => match (minor(old), minor(new)) {
+            (Some(old), Some(new)) if new > old => Class::Irreversible(component),
+            _ => Class::ApiGap(component),
+        },
+        Component::KubeApiserver => Class::ApiGap(component),
+        Component::KubeControllerManager | Component::KubeScheduler => Class::Restart(component),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_class_is_what_clients_notice() {
+        let etcd = |tag: &str| format!("registry.k8s.io/etcd:{tag}");
+        for (component, old, new, expected) in [
+            (Component::KubeScheduler, "s:v1.36.3".to_owned(), "s:v1.37.1".to_owned(), "restart of kube-scheduler"),
+            (Component::KubeApiserver, "a:v1".into(), "a:v1".into(), "restart of kube-apiserver, API gap expected"),
+            (Component::Etcd, etcd("3.6.8-0"), etcd("3.6.9-0"), "restart of etcd, API gap expected"),
+            (Component::Etcd, etcd("3.6.8-0"), etcd("3.7.0-0"), "restart of etcd, API gap expected, irreversible"),
+            (Component::Etcd, "my/etcd".into(), "my/etcd:x".into(), "restart of etcd, API gap expected"),
+        ] {
+            assert_eq!(exchange(component, &old, &new).to_string(), expected, "{old} {new}");
+        }
+        assert!(Class::None < Class::Live && Class::Live < Class::Restart(Component::Etcd));
+        assert!(Class::Restart(Component::KubeScheduler) < Class::ApiGap(Component::Etcd));
+    }
+
+    #[test]
+    fn what_cannot_be_done_yet_is_all_named() {
+        let running = Cluster::example();
+        let mut wanted = Cluster::example();
+        (wanted.version, wanted.bind_port) = ("v1.36.3".parse().unwrap(), 7443);
+        let found: Vec<_> = NotYet::between(&running, &wanted).iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), 2);
+        assert!(found[0].ends_with("yet (v1.37.1 → v1.36.3)"), "{found:?}");
+        assert!(found[1].ends_with("(https://192.0.2.10:6443 → https://192.0.2.10:7443)"), "{found:?}");
+        assert_eq!(NotYet::between(&running, &running), []);
+
+        let mut other_etcd = Cluster::example();
+        other_etcd.etcd.image_tag = Some("3.7.1-0".into());
+        assert_eq!(
+            NotYet::between(&running, &other_etcd),
+            [NotYet::Etcd { from: "3.7.0-0".into(), to: "3.7.1-0".into() }]
+        );
+        let mut elsewhere = Cluster::example();
+        elsewhere.image_repository = "mirror.example.com:5000/k8s".into();
+        assert_eq!(NotYet::between(&running, &elsewhere), []);
+    }
+}

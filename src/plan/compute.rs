@@ -1,0 +1,322 @@
+//! The decision: what is asked for and what is there → what differs and what is to be done. Pure.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::change;
+use super::{
+    Back, Cause, Change, Class, Credential, Desired, EtcdData, Found, Generation, ImageChange, Item, NotYet, Observed,
+    Plan, Refusal, Step, VersionChange, manifest_phase,
+};
+use crate::manifests::Manifest;
+use crate::yaml;
+
+/// Decides what is to be done; all refusals together where something stands in the way.
+pub fn compute(desired: &Desired<'_>, observed: &Observed) -> Result<Plan, Vec<Refusal>> {
+    let mut found = Differences::default();
+    credentials(desired, observed, &mut found);
+    manifests(desired, observed, &mut found);
+    let committed = observed.standing.committed();
+    if committed.is_some() && observed.etcd_data == EtcdData::Empty {
+        found.refusals.push(Refusal::EtcdDataLost { path: desired.etcd_data.clone() });
+    }
+    if !found.refusals.is_empty() {
+        return Err(found.refusals);
+    }
+    let mut plan = match committed {
+        Some(generation) => mend(desired, observed, generation, found),
+        None => make(desired, observed, found),
+    };
+    plan.steps.sort_by_key(Step::rank);
+    if let Some(before) = &desired.before {
+        let (from, to) = (&before.cluster.version, &desired.cluster.version);
+        let by_default = !desired.cluster.version_pinned;
+        plan.version = (from != to).then(|| VersionChange { from: from.clone(), to: to.clone(), by_default });
+        plan.not_yet = NotYet::between(before.cluster, desired.cluster);
+    }
+    Ok(plan)
+}
+
+/// What was found to differ, so far.
+#[derive(Default)]
+struct Differences {
+    refusals: Vec<Refusal>,
+    changes: Vec<Change>,
+    issues: Vec<Step>,
+    manifests: Vec<Step>,
+}
+
+/// The plan for a host where no `init` has succeeded yet.
+fn make(desired: &Desired<'_>, observed: &Observed, found: Differences) -> Plan {
+    let Differences { issues, mut manifests, .. } = found;
+    let changes = !issues.is_empty() || !manifests.is_empty();
+    let start_agent = !observed.agent_runs || !observed.agent_starts_at_boot;
+    let unhealthy = !observed.unhealthy.is_empty() || start_agent;
+    let takes_over = (observed.agent_runs || observed.has_containers) && (changes || unhealthy);
+    let mut steps = Vec::new();
+    // An etcd that was interrupted while it made its data never elects a leader from it, and other addresses or another
+    // authority contradict it. A cluster that was never healthy has nothing to lose; its data is kept all the same.
+    if observed.etcd_data == EtcdData::Ours && (changes || unhealthy) {
+        steps.push(Step::SetEtcdDataAside { path: desired.etcd_data.clone() });
+    }
+    if takes_over {
+        steps.push(Step::StopPods);
+        // Stopping takes the manifests away, or the agent would run the old ones until the new ones are there.
+        let replaces = |component| manifests.contains(&Step::WriteManifest { component, replaces: true });
+        manifests = desired
+            .manifests
+            .iter()
+            .map(|manifest| manifest.component)
+            .map(|component| Step::WriteManifest { component, replaces: replaces(component) })
+            .collect();
+    }
+    steps.extend(issues);
+    steps.extend(manifests);
+    if takes_over || start_agent {
+        steps.push(Step::StartAgent);
+    }
+    if changes || unhealthy {
+        steps.push(Step::Wait);
+    }
+    steps.push(Step::BindClusterAdmins);
+    steps.push(Step::Commit);
+    let changes = steps.iter().filter_map(Change::of_new).collect();
+    Plan { changes, steps, ..Plan::default() }
+}
+
+/// The plan for a control plane that runs.
+fn mend(desired: &Desired<'_>, observed: &Observed, generation: &Generation, found: Differences) -> Plan {
+    let Differences { mut changes, issues, manifests, .. } = found;
+    let drift = |what: String, class, reason: String, phase| Change {
+        what,
+        class,
+        cause: Cause::Drift,
+        reason,
+        image: None,
+        diff: None,
+        phase,
+    };
+    for (component, reason) in &observed.unhealthy {
+        let name = component.name();
+        if !changes.iter().any(|change| change.what == name) {
+            let (class, reason) = if observed.running.contains(component) {
+                (Class::None, format!("it is not healthy: {reason}"))
+            } else {
+                (change::exchange(*component, "", ""), "no container of it runs".to_owned())
+            };
+            changes.push(drift(name.to_owned(), class, reason, "wait-control-plane"));
+        }
+    }
+    let recorded = |manifest: &Manifest| generation.manifests.get(&manifest.component) == Some(&manifest.yaml);
+    let record = generation.config != desired.config
+        || generation.facts.version_pinned != desired.cluster.version_pinned
+        || !issues.is_empty()
+        || !desired.manifests.iter().all(recorded);
+
+    let mut steps = issues;
+    steps.extend(manifests);
+    if !observed.agent_runs || !observed.agent_starts_at_boot {
+        let reason = if observed.agent_runs { "a boot would not start it" } else { "it does not run" };
+        changes.push(drift("agent".to_owned(), Class::Live, reason.to_owned(), Step::StartAgent.phase()));
+        steps.push(Step::StartAgent);
+    }
+    if observed.cluster_admins == Some(false) {
+        let reason = "admin.conf may not administrate the cluster".to_owned();
+        changes.push(drift(change::BINDING.to_owned(), Class::Live, reason, Step::BindClusterAdmins.phase()));
+        steps.push(Step::BindClusterAdmins);
+    }
+    if record || !steps.is_empty() || !observed.unhealthy.is_empty() {
+        steps.push(Step::Wait);
+    }
+    if record {
+        changes.extend(configuration(desired, generation));
+        steps.push(Step::Commit);
+    }
+    Plan { changes, steps, ..Plan::default() }
+}
+
+/// The configuration itself, where it is another one.
+fn configuration(desired: &Desired<'_>, generation: &Generation) -> Option<Change> {
+    let pinned = desired.cluster.version_pinned;
+    let (reason, diff) = if generation.config != desired.config {
+        ("other values are asked for", Some(diff(&generation.config, desired.config)))
+    } else if generation.facts.version_pinned != pinned {
+        (if pinned { "the version is named now" } else { "the version is no longer named" }, None)
+    } else {
+        return None;
+    };
+    Some(Change {
+        what: "configuration".to_owned(),
+        class: Class::None,
+        cause: Cause::Configuration,
+        reason: reason.to_owned(),
+        image: None,
+        diff,
+        phase: Step::Commit.phase(),
+    })
+}
+
+fn credentials(desired: &Desired<'_>, observed: &Observed, found: &mut Differences) {
+    let committed = observed.standing.committed().is_some();
+    let respecified = |item| desired.before.as_ref().is_some_and(|before| before.respecified.contains(item));
+    let mut made: Vec<Item> = Vec::new();
+    for credential in &desired.credentials {
+        let Credential { item, authority, for_etcd } = *credential;
+        // What an authority signed goes with it. Its files then no longer verify, so they are `Bad`.
+        let replaces = match observed.credentials.get(item) {
+            Some(Found::Good { other_server: Some(server), .. }) if respecified(item) => Some(server.clone()),
+            Some(Found::Good { .. }) => continue,
+            Some(Found::Bad { reason, ours: true, derivable, .. })
+                if !committed || authority.is_some() || *derivable =>
+            {
+                Some(reason.clone())
+            }
+            Some(Found::Bad { reason, hints, .. }) => {
+                let unusable = Refusal::Unusable { item, reason: reason.clone(), hints: hints.clone() };
+                found.refusals.push(unusable);
+                continue;
+            }
+            None if committed && authority.is_none() => {
+                found.refusals.push(Refusal::AuthorityLost { item });
+                continue;
+            }
+            None => None,
+        };
+        if let Some(authority) = authority {
+            let signs = match observed.credentials.get(authority) {
+                Some(Found::Good { can_sign, .. }) => *can_sign,
+                _ => made.contains(&authority),
+            };
+            if !signs {
+                // Where the authority itself was refused, that is the one thing to say.
+                if matches!(observed.credentials.get(authority), Some(Found::Good { .. })) {
+                    found.refusals.push(Refusal::CannotSign { item, authority });
+                }
+                continue;
+            }
+        }
+        made.push(item);
+        found.changes.push(Change {
+            what: item.to_owned(),
+            class: Class::Live,
+            cause: if respecified(item) { Cause::Configuration } else { Cause::Drift },
+            reason: replaces.clone().unwrap_or_else(|| "it is missing".to_owned()),
+            image: None,
+            diff: None,
+            phase: item,
+        });
+        found.issues.push(Step::Issue { item, replaces, for_etcd });
+    }
+}
+
+fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences) {
+    for manifest in desired.manifests {
+        let component = manifest.component;
+        let on_disk = observed.manifests.get(&component);
+        if let Some(file) = on_disk
+            && !file.ours
+            && file.content != manifest.yaml
+        {
+            found.refusals.push(Refusal::ForeignManifest { path: file.path.clone() });
+            continue;
+        }
+        let same = on_disk.is_some_and(|file| file.content == manifest.yaml);
+        let Some(generation) = observed.standing.committed() else {
+            if !same {
+                found.manifests.push(Step::WriteManifest { component, replaces: on_disk.is_some() });
+            }
+            continue;
+        };
+        let Some(file) = on_disk else {
+            found.changes.push(Change {
+                what: component.name().to_owned(),
+                class: change::exchange(component, "", ""),
+                cause: Cause::Drift,
+                reason: "its manifest is missing".to_owned(),
+                image: None,
+                diff: None,
+                phase: manifest_phase(component),
+            });
+            found.manifests.push(Step::WriteManifest { component, replaces: false });
+            continue;
+        };
+        let last = generation.manifests.get(&component);
+        let asked = last.is_some_and(|last| *last != manifest.yaml);
+        if same && !asked {
+            continue;
+        }
+        // An exchange that was interrupted has the new file in place, and nobody has seen it healthy.
+        let old = last.filter(|_| same).unwrap_or(&file.content);
+        let rendered_anew = || {
+            let before = desired.before.iter().flat_map(|before| before.manifests);
+            before.filter(|before| before.component == component).any(|before| before.yaml == manifest.yaml)
+        };
+        let cause = match asked {
+            false => Cause::Drift,
+            true if rendered_anew() => Cause::Plinth,
+            true => Cause::Configuration,
+        };
+        found.changes.push(exchange(manifest, old, cause));
+        // A component may well be healthy beside a manifest that cannot be read: it runs with the one before.
+        let good = !observed.unhealthy.contains_key(&component) && yaml::manifest::<Pod>(old.as_bytes()).is_ok();
+        let back = match (same, good, asked) {
+            (false, true, _) => Back::OnDisk,
+            (_, _, true) => Back::LastGeneration,
+            _ => Back::Nothing,
+        };
+        found.manifests.push(Step::Exchange { component, back });
+    }
+}
+
+/// `old` gives way to `manifest`.
+fn exchange(manifest: &Manifest, old: &str, cause: Cause) -> Change {
+    let component = manifest.component;
+    let pod: Option<Pod> = yaml::manifest(old.as_bytes()).ok();
+    let same = pod.as_ref() == Some(&manifest.pod);
+    let [(old_image, old_flags), (new_image, new_flags)] = [pod.as_ref(), Some(&manifest.pod)].map(image_and_flags);
+    let mut parts = Vec::new();
+    if old_image != new_image {
+        parts.push("another image".to_owned());
+    }
+    let flags: BTreeSet<_> = old_flags.symmetric_difference(&new_flags).map(|flag| name_of(flag)).collect();
+    if !flags.is_empty() && pod.is_some() {
+        parts.push(format!("other flags: {}", flags.into_iter().collect::<Vec<_>>().join(", ")));
+    }
+    let parts = match (parts.is_empty(), same) {
+        (false, _) => parts.join("; "),
+        (true, true) => "nothing that means anything".to_owned(),
+        (true, false) => "another manifest".to_owned(),
+    };
+    Change {
+        what: component.name().to_owned(),
+        class: if same { Class::None } else { change::exchange(component, &old_image, &new_image) },
+        cause,
+        reason: match cause {
+            Cause::Configuration | Cause::New => parts,
+            Cause::Plinth => format!("this plinth renders the same configuration otherwise: {parts}"),
+            Cause::Drift => format!("edited by hand: {parts}"),
+        },
+        image: (old_image != new_image && !old_image.is_empty())
+            .then_some(ImageChange { old: old_image, new: new_image }),
+        diff: Some(diff(old, &manifest.yaml)),
+        phase: manifest_phase(component),
+    }
+}
+
+/// Image and command line of the one container of a control-plane pod.
+fn image_and_flags(pod: Option<&Pod>) -> (String, BTreeSet<String>) {
+    let container = pod.and_then(|pod| pod.spec.as_ref()).and_then(|spec| spec.containers.first());
+    let image = container.and_then(|container| container.image.clone()).unwrap_or_default();
+    let command = container.into_iter().flat_map(|container| [&container.command, &container.args]).flatten().flatten();
+    (image, command.cloned().collect())
+}
+
+/// `v` of `--v=4`.
+fn name_of(flag: &str) -> &str {
+    flag.trim_start_matches('-').split('=').next().unwrap_or_default()
+}
+
+fn diff(old: &str, new: &str) -> String {
+    similar::TextDiff::from_lines(old, new).unified_diff().context_radius(1).to_string()
+}

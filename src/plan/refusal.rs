@@ -1,0 +1,62 @@
+//! Why there is no plan.
+
+use std::path::PathBuf;
+
+use super::Item;
+use crate::error::Hint;
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A manifest that plinth did not write.
+    #[error("`{}` is in the way: plinth did not write it", path.display())]
+    ForeignManifest {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A certificate, key or kubeconfig that cannot be used and that plinth must not replace.
+    #[error("{reason}")]
+    Unusable {
+        /// Which.
+        item: Item,
+        /// Which check failed.
+        reason: String,
+        /// What to do about it.
+        hints: Vec<String>,
+    },
+    /// Something is missing that only an absent CA key could sign.
+    #[error("{item} is missing and cannot be made: the key of its authority ({authority}) is not on this host")]
+    CannotSign {
+        /// What is missing.
+        item: Item,
+        /// Its authority.
+        authority: Item,
+    },
+    /// A CA of the running cluster, or the key of its service-account tokens, is gone.
+    #[error("{item} of the running control plane is missing")]
+    AuthorityLost {
+        /// Which.
+        item: Item,
+    },
+    /// The data of the running cluster is gone; an etcd that is started would begin an empty one.
+    #[error("`{}` is empty: the data of the control plane is gone", path.display())]
+    EtcdDataLost {
+        /// Where it was.
+        path: PathBuf,
+    },
+}
+
+impl Hint for Refusal {
+    fn hints(&self) -> Vec<String> {
+        let one = |text: &str| vec![text.to_owned()];
+        match self {
+            Self::ForeignManifest { .. } => one("move it away if it belongs to no cluster on this host"),
+            Self::Unusable { hints, .. } => hints.clone(),
+            Self::CannotSign { item, .. } => vec![format!("have {item} signed elsewhere and put it into place")],
+            Self::AuthorityLost { .. } => one("put it back from a backup: everything it signed depends on it"),
+            Self::EtcdDataLost { .. } => {
+                one("mount it, or put it back from a backup; `plinth reset` and `plinth init` begin an empty cluster")
+            }
+        }
+    }
+}
