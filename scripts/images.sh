@@ -73,7 +73,8 @@ table() {
     case $version in
     v1.37.*) etcd=3.7.0-0 ;;
     v1.36.*) etcd=3.6.8-0 ;;
-    *) die "$version: not a release that plinth knows (v1.36, v1.37)" ;;
+    v1.35.*) etcd=3.6.6-0 ;;
+    *) die "$version: not a release that plinth knows (v1.35, v1.36, v1.37)" ;;
     esac
     for name in kube-apiserver kube-controller-manager kube-scheduler; do
         echo "registry.k8s.io/$name:$version"

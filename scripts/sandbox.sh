@@ -29,12 +29,13 @@
 # Environment:
 #   PLINTH_CACHE             the prepared engine and the sandboxes' files are in
 #                            it; not below /etc, /opt, /usr or /var
-#   PLINTH_SANDBOX_RELEASES  Kubernetes releases whose images are there (v1.37.1)
+#   PLINTH_SANDBOX_RELEASES  Kubernetes releases whose images are there
+#                            (v1.37.1 v1.36.3)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-RELEASES=${PLINTH_SANDBOX_RELEASES:-v1.37.1}
+RELEASES=${PLINTH_SANDBOX_RELEASES:-v1.37.1 v1.36.3}
 SANDBOXES=$PLINTH_CACHE/sandboxes
 ENGINES=$PLINTH_CACHE/sandbox-engines
 

@@ -1,4 +1,4 @@
-//! Files: the only module that writes them.
+//! Files: the only module that writes them, but for etcd's data and snapshots, which [`crate::etcd`] copies.
 //!
 //! # Guarantees
 //! - A file appears under its name whole or not at all, with its final mode before the first byte of content.

@@ -26,6 +26,7 @@
 //! | [`service`] | how the agent is kept alive: a systemd unit, or a detached process |
 //! | [`agent`] | sources, the pure step, workers, probes, the status socket |
 //! | [`cluster`] | objects in the API server |
+//! | [`etcd`] | asking a running etcd; copy, judgement and exchange of a stopped one's data |
 //! | [`health`] | health endpoints of the four components, waited for with a deadline and a last reason |
 //! | [`runtime`] | the container runtime as a trait; Docker, and a scripted fake |
 //! | [`manifests`], [`kubeconfig`], [`pki`] | typed input → bytes |
@@ -44,6 +45,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod error;
+pub mod etcd;
 pub mod fsx;
 pub mod health;
 pub mod init;

@@ -1,7 +1,13 @@
 //! Kubernetes releases: which components, which images, which versions go together.
 
+mod removed;
+mod skew;
+
 use std::fmt;
 use std::str::FromStr;
+
+pub use removed::{removed_feature_gates, removed_flags};
+pub use skew::{Kubelet, KubeletRefusal, SkewRefusal, Step, kubelet_refusals, upgrade_path};
 
 /// The four components of a control plane, in the order in which they depend on each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -110,13 +116,19 @@ pub const DEFAULT_IMAGE_REPOSITORY: &str = "registry.k8s.io";
 /// One minor release: the versions that `kubeadm config images list` of that minor prints.
 struct Release {
     minor: u64,
+    /// The newest patch release known here, to name a version on the way to another.
+    patch: u64,
     etcd: &'static str,
     pause: &'static str,
 }
 
-/// Verified with kubeadm of each minor's newest patch.
-const RELEASES: &[Release] =
-    &[Release { minor: 36, etcd: "3.6.8-0", pause: "3.10.2" }, Release { minor: 37, etcd: "3.7.0-0", pause: "3.10.2" }];
+/// Oldest first, without a gap. From kubeadm of the patch named (`constants.go`, `DefaultEtcdVersion` and
+/// `PauseVersion`); 1.36.3 and 1.37.1 also as its `config images list` prints them.
+const RELEASES: &[Release] = &[
+    Release { minor: 35, patch: 4, etcd: "3.6.6-0", pause: "3.10.1" },
+    Release { minor: 36, patch: 3, etcd: "3.6.8-0", pause: "3.10.2" },
+    Release { minor: 37, patch: 1, etcd: "3.7.0-0", pause: "3.10.2" },
+];
 
 fn supported() -> String {
     let minors: Vec<_> = RELEASES.iter().map(|release| format!("v1.{}.x", release.minor)).collect();
@@ -156,6 +168,7 @@ mod tests {
             ("v1.37.0-rc.0", Ok("v1.37.0-rc.0")),
             ("1.37", Err(VersionError::Malformed("1.37".into()))),
             ("latest", Err(VersionError::Malformed("latest".into()))),
+            ("1.35.4", Ok("v1.35.4")),
             ("v1.12.0", Err(VersionError::Unsupported { version: "v1.12.0".into() })),
             ("v2.37.0", Err(VersionError::Unsupported { version: "v2.37.0".into() })),
         ] {
@@ -164,11 +177,20 @@ mod tests {
     }
 
     #[test]
+    fn releases_follow_each_other() {
+        assert!(RELEASES.windows(2).all(|pair| pair[0].minor + 1 == pair[1].minor));
+    }
+
+    #[test]
     fn every_release_names_its_images() {
         let version: KubernetesVersion = DEFAULT_VERSION.parse().unwrap();
         assert_eq!(version, KubernetesVersion::default());
-        assert_eq!(version.etcd_tag(), "3.7.0-0");
-        assert_eq!(version.pause_tag(), "3.10.2");
+        for (text, etcd, pause) in
+            [("v1.35.4", "3.6.6-0", "3.10.1"), ("v1.36.0", "3.6.8-0", "3.10.2"), (DEFAULT_VERSION, "3.7.0-0", "3.10.2")]
+        {
+            let version: KubernetesVersion = text.parse().unwrap();
+            assert_eq!((version.etcd_tag(), version.pause_tag()), (etcd, pause), "{text}");
+        }
         let built: KubernetesVersion = "v1.36.3+local".parse().unwrap();
         assert_eq!(built.image_tag(), "v1.36.3_local");
     }

@@ -270,7 +270,7 @@ fn mistakes_in_a_file_are_named_with_line_field_and_remedy() {
         ),
         (
             "kubernetesVersion: v1.38.0\n",
-            "c.yaml:3: kubernetesVersion: Kubernetes v1.38.0 is not supported by this plinth; supported: v1.36.x, v1.37.x",
+            "c.yaml:3: kubernetesVersion: Kubernetes v1.38.0 is not supported by this plinth; supported: v1.35.x, v1.36.x, v1.37.x",
         ),
         (
             "kubernetesVersion: 1.37\n",

@@ -119,7 +119,9 @@ impl Checker {
     }
 }
 
-fn client(trust: &Trust) -> reqwest::Result<reqwest::Client> {
+/// A client that believes and is whom `trust` says, without proxies and redirects. A question may take
+/// [`REQUEST_TIMEOUT`] unless it says otherwise.
+pub(crate) fn client(trust: &Trust) -> reqwest::Result<reqwest::Client> {
     let builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(redirect::Policy::none())
@@ -160,7 +162,7 @@ fn failing_checks(body: &str) -> Vec<String> {
 }
 
 /// Finds what is at the bottom of reqwest's chain of causes.
-fn explain(error: &reqwest::Error) -> Unhealthy {
+pub(crate) fn explain(error: &reqwest::Error) -> Unhealthy {
     if error.is_timeout() {
         return Unhealthy::NoAnswer(REQUEST_TIMEOUT);
     }

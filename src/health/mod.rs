@@ -12,9 +12,10 @@
 mod check;
 mod target;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod wait;
 
 pub use check::{Checker, Unhealthy};
+pub(crate) use check::{client, explain};
 pub use target::{Credentials, Identity, Target, TargetError, Trust, targets};
 pub use wait::{Healthy, POLL, Progress, Unmet, Waiting, wait};

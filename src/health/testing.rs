@@ -1,4 +1,4 @@
-//! A small HTTP(S) server on loopback and the certificates it needs, for the tests of this module.
+//! A small HTTP(S) server on loopback and the certificates it needs, for tests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,19 +14,19 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 /// What `main` does once.
-pub(super) fn install_provider() {
+pub(crate) fn install_provider() {
     // The second test of a process finds it installed.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 /// A certificate authority.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     certificate: rcgen::Certificate,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -35,12 +35,12 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.certificate.pem()
     }
 
     /// Certificate and key, PEM.
-    pub(super) fn issue(&self, address: &str, not_before: time::OffsetDateTime) -> (String, String) {
+    pub(crate) fn issue(&self, address: &str, not_before: time::OffsetDateTime) -> (String, String) {
         let mut params = CertificateParams::default();
         params.not_before = not_before;
         params.subject_alt_names = vec![SanType::IpAddress(address.parse().unwrap())];
@@ -48,18 +48,18 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    pub(super) fn server(&self, address: &str) -> Server {
+    pub(crate) fn server(&self, address: &str) -> Server {
         self.server_not_before(address, rcgen::date_time_ymd(2020, 1, 1))
     }
 
-    pub(super) fn server_not_before(&self, address: &str, not_before: time::OffsetDateTime) -> Server {
+    pub(crate) fn server_not_before(&self, address: &str, not_before: time::OffsetDateTime) -> Server {
         install_provider();
         let (certificate, key) = self.issue(address, not_before);
         Server::tls(ServerConfig::builder().with_no_client_auth(), &certificate, &key)
     }
 
     /// A server that only talks to clients with a certificate of `clients`.
-    pub(super) fn server_for_clients_of(&self, clients: &Self, address: &str) -> Server {
+    pub(crate) fn server_for_clients_of(&self, clients: &Self, address: &str) -> Server {
         install_provider();
         let (certificate, key) = self.issue(address, rcgen::date_time_ymd(2020, 1, 1));
         let mut roots = RootCertStore::empty();
@@ -70,7 +70,7 @@ impl Authority {
 }
 
 /// A server that gives the same answer to every request until it is dropped.
-pub(super) struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     scheme: &'static str,
     connections: Arc<AtomicUsize>,
@@ -80,7 +80,7 @@ pub(super) struct Server {
 
 impl Server {
     /// `status` is the rest of the status line, and may go on with header lines.
-    pub(super) fn plain(status: &str, body: &str) -> Self {
+    pub(crate) fn plain(status: &str, body: &str) -> Self {
         Self::start("http", answer(status, body), None)
     }
 
@@ -117,23 +117,23 @@ impl Server {
         Self { address, scheme, connections, stop, thread: Some(thread) }
     }
 
-    pub(super) fn url(&self, path: &str) -> Url {
+    pub(crate) fn url(&self, path: &str) -> Url {
         format!("{}://{}{path}", self.scheme, self.address).parse().unwrap()
     }
 
     /// How many connections were accepted so far.
-    pub(super) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
     /// The same server, asked in the wrong language.
-    pub(super) fn over_http(mut self) -> Self {
+    pub(crate) fn over_http(mut self) -> Self {
         self.scheme = "http";
         self
     }
 
     /// No longer listening; the address stays known.
-    pub(super) fn stopped(mut self) -> Self {
+    pub(crate) fn stopped(mut self) -> Self {
         self.shut_down();
         self
     }
