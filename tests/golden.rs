@@ -90,9 +90,17 @@ fn manifests_mean_what_kubeadm_writes() {
             Component::KubeApiserver => (None, Some("etcd")),
             Component::KubeControllerManager | Component::KubeScheduler => (Some("kube-apiserver"), None),
         };
+        let surge = (component == Component::KubeApiserver).then_some("surge");
+        assert_eq!(annotations.remove("plinth.dev/update").as_deref(), surge, "{case}/{component}");
         assert_eq!(annotations.remove("plinth.dev/after").as_deref(), after, "{case}/{component}");
         assert_eq!(annotations.remove("plinth.dev/uses").as_deref(), uses, "{case}/{component}");
         ours.metadata.annotations = ours.metadata.annotations.filter(|annotations| !annotations.is_empty());
+        if component == Component::KubeApiserver {
+            // Unlike a kubelet, the agent starts the new one beside the old one.
+            let command = ours.spec.as_mut().unwrap().containers[0].command.as_mut().unwrap();
+            let place = command.iter().position(|flag| flag == "--permit-port-sharing=true").unwrap();
+            command.remove(place);
+        }
         if (case, component) == ("previous-minor", Component::Etcd) {
             // kubeadm 1.37 runs 1.36 with its own etcd; plinth with the one that 1.36 was released with.
             let image = &mut theirs.spec.as_mut().unwrap().containers[0].image;

@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::steer::PROBE_SOURCE;
 use super::translate::expand;
 use crate::clock::Clock;
 use crate::error::root_cause;
@@ -215,12 +216,19 @@ pub struct Target {
 pub struct Prober<R> {
     runtime: Arc<R>,
     http: reqwest::Client,
+    /// The same, from [`PROBE_SOURCE`].
+    steered: reqwest::Client,
     clock: Clock,
 }
 
 impl<R> Clone for Prober<R> {
     fn clone(&self) -> Self {
-        Self { runtime: Arc::clone(&self.runtime), http: self.http.clone(), clock: self.clock.clone() }
+        Self {
+            runtime: Arc::clone(&self.runtime),
+            http: self.http.clone(),
+            steered: self.steered.clone(),
+            clock: self.clock.clone(),
+        }
     }
 }
 
@@ -229,25 +237,36 @@ impl<R: Runtime> Prober<R> {
     pub fn new(runtime: Arc<R>, clock: Clock) -> Result<Self, reqwest::Error> {
         // Taken already when main has done so; either way there is one afterwards.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .default_headers([(reqwest::header::CONNECTION, HeaderValue::from_static("close"))].into_iter().collect())
-            .no_proxy()
-            .tls_danger_accept_invalid_certs(true)
-            .pool_max_idle_per_host(0)
-            .redirect(reqwest::redirect::Policy::custom(|attempt| {
-                let previous = attempt.previous();
-                let asked = previous.first().and_then(|url| url.host_str());
-                if asked != attempt.url().host_str() {
-                    attempt.stop()
-                } else if previous.len() >= 10 {
-                    attempt.error("too many redirects")
-                } else {
-                    attempt.follow()
-                }
-            }))
-            .build()?;
-        Ok(Self { runtime, http, clock })
+        let client = |from: Option<IpAddr>| {
+            reqwest::Client::builder()
+                .local_address(from)
+                .user_agent(USER_AGENT)
+                .default_headers(
+                    [(reqwest::header::CONNECTION, HeaderValue::from_static("close"))].into_iter().collect(),
+                )
+                .no_proxy()
+                .tls_danger_accept_invalid_certs(true)
+                .pool_max_idle_per_host(0)
+                .redirect(reqwest::redirect::Policy::custom(|attempt| {
+                    let previous = attempt.previous();
+                    let asked = previous.first().and_then(|url| url.host_str());
+                    if asked != attempt.url().host_str() {
+                        attempt.stop()
+                    } else if previous.len() >= 10 {
+                        attempt.error("too many redirects")
+                    } else {
+                        attempt.follow()
+                    }
+                }))
+                .build()
+        };
+        Ok(Self { runtime, http: client(None)?, steered: client(Some(PROBE_SOURCE.into()))?, clock })
+    }
+
+    /// The same, but its HTTP requests come from [`PROBE_SOURCE`] and reach one that is being tried.
+    #[must_use]
+    pub fn steered(&self) -> Self {
+        Self { http: self.steered.clone(), ..self.clone() }
     }
 
     /// Performs `probe` once.
@@ -369,7 +388,7 @@ fn shortened(line: &str) -> String {
 }
 
 /// A port by number, or by its name in the container.
-fn port(port: &IntOrString, container: &Container) -> u16 {
+pub fn port(port: &IntOrString, container: &Container) -> u16 {
     let number = match port {
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => container

@@ -45,6 +45,10 @@ use crate::logline;
 use crate::proc::Proc;
 use crate::runtime::{Container, EventKind, Runtime, RuntimeError, State};
 
+mod replace;
+
+use self::replace::Surge;
+
 /// What all workers of an agent share.
 pub struct Shared<R> {
     /// The runtime.
@@ -140,6 +144,9 @@ pub enum Message {
 
 /// The task of one pod name.
 pub struct Worker<R> {
+    surge: Surge,
+    /// The spec that counts: the file's, or the proven one in its place.
+    effective: Option<Arc<StaticPod>>,
     shared: Arc<Shared<R>>,
     key: PodKey,
     seen: Timestamp,
@@ -221,6 +228,8 @@ impl<R: Runtime> Worker<R> {
     ) -> Self {
         let (report_to, reports) = mpsc::unbounded_channel();
         Self {
+            surge: Surge::default(),
+            effective: None,
             seen: shared.clock.now(),
             shared,
             key,
@@ -254,6 +263,7 @@ impl<R: Runtime> Worker<R> {
                 self.take_hook(&id, result);
             }
             let wanted = self.wanted.borrow_and_update().clone();
+            let wanted = self.surged(wanted).await;
             self.tend_probes(&wanted);
             let decision = self.decide(&wanted, &answers.borrow_and_update().clone());
             self.state = decision.state.clone();
@@ -276,6 +286,7 @@ impl<R: Runtime> Worker<R> {
             }
             let now = self.shared.clock.now();
             let nap = decision.wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+            let nap = nap.into_iter().chain(self.surge.poll()).min();
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
                 _ = answers.changed(), if wanted.depends_on_others() => {}
@@ -319,14 +330,22 @@ impl<R: Runtime> Worker<R> {
                 });
             }
         }
+        let tried = self.surge.is_trying().then(|| {
+            let own = |container: &Container| pod.is_some_and(|pod| belongs_to(container, pod));
+            self.containers.iter().filter(|(_, c)| own(c)).map(|(id, c)| (id.clone(), c.clone())).collect()
+        });
         let observed = Observed {
-            containers: &self.containers,
+            containers: tried.as_ref().unwrap_or(&self.containers),
             health: &self.health,
             unready: &unready,
             dependency_ready_at,
             booted_at: self.shared.booted_at,
         };
-        step(pod, &observed, self.shared.clock.now(), &self.state, &self.shared.timings)
+        let mut decision = step(pod, &observed, self.shared.clock.now(), &self.state, &self.shared.timings);
+        // It does not know of those that it was not shown.
+        let in_use = |uid: &str| self.containers.values().any(|container| uid_of(container) == uid);
+        decision.actions.retain(|action| !matches!(action, Action::Discard { uid } if in_use(uid)));
+        decision
     }
 
     /// Performs one action; `false` when the rest of the decision no longer holds.
@@ -865,9 +884,12 @@ impl<R: Runtime> Worker<R> {
         }
         self.watches.retain(|id, _| running.contains_key(id));
         self.health.retain(|id, _| running.contains_key(id));
+        if !self.surge.may_ask() {
+            return;
+        }
         for (id, spec) in running {
             let target = self.target(pod, &id);
-            let prober = &self.shared.prober;
+            let prober = if self.surge.is_trying() { &self.shared.prober.steered() } else { &self.shared.prober };
             if self.health.entry(id.clone()).or_insert_with(|| Health::initial(spec)).post_start.is_some() {
                 continue;
             }
@@ -906,8 +928,7 @@ impl<R: Runtime> Worker<R> {
         if report.kind == ProbeKind::Readiness && report.outcome.is_success() {
             watching.answered = true;
         }
-        let wanted = self.wanted.borrow();
-        if let Wanted::Run { pod, .. } = &*wanted
+        if let Some(pod) = &self.effective
             && let Some(container) = self.containers.get(&report.container_id)
             && let Some(spec) = pod.container(name_of(container))
             && let Some(health) = self.health.get_mut(&report.container_id)

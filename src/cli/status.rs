@@ -175,6 +175,12 @@ fn text(status: &Status) -> String {
         if !rows.is_empty() {
             text.push_str(&table(&headers, &rows, None));
         }
+        // Of the others the problems below speak.
+        for pod in agent.pods.iter().filter(|pod| pod.is_well()) {
+            if let Some(message) = &pod.message {
+                text.push_str(&format!("{}/{}: {message}\n", pod.namespace, pod.name));
+            }
+        }
         for source in &agent.sources {
             let pods = if source.pods == 1 { "1 pod".to_owned() } else { format!("{} pods", source.pods) };
             text.push_str(&format!("source: {}, {pods}\n", source.location));

@@ -115,6 +115,8 @@ fn api_server(cluster: &Cluster, pki: &Pki) -> Flags {
         ("kubelet-client-certificate", pki.file("apiserver-kubelet-client.crt")),
         ("kubelet-client-key", pki.file("apiserver-kubelet-client.key")),
         ("kubelet-preferred-address-types", "InternalIP,ExternalIP,Hostname".to_owned()),
+        // Two of them on one port while one replaces the other.
+        ("permit-port-sharing", yes()),
         ("proxy-client-cert-file", pki.file("front-proxy-client.crt")),
         ("proxy-client-key-file", pki.file("front-proxy-client.key")),
         ("requestheader-allowed-names", "front-proxy-client".to_owned()),

@@ -45,6 +45,15 @@ impl Proc {
         Ok(Memory { total, available })
     }
 
+    /// Resident memory of the process `pid` in bytes (`VmRSS`); `None` when it is gone, or a kernel thread.
+    pub fn resident(&self, pid: i32) -> Result<Option<u64>> {
+        let status = self.read_optional(&format!("{pid}/status"))?;
+        Ok(status.and_then(|text| {
+            let kib = field(&text, "VmRSS")?.strip_suffix(" kB")?.trim().parse::<u64>().ok()?;
+            kib.checked_mul(1024)
+        }))
+    }
+
     /// Swap areas in use; none where the kernel has no swap at all.
     pub fn swaps(&self) -> Result<Vec<Swap>> {
         let text = self.read_optional("swaps")?.unwrap_or_default();

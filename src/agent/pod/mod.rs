@@ -33,6 +33,10 @@ pub const AFTER: &str = "plinth.dev/after";
 /// Annotation: pods without which this one crashes, comma separated. It is not held for them, but its back-off ends when
 /// one of them becomes ready.
 pub const USES: &str = "plinth.dev/uses";
+/// Annotation: how the pod is replaced. The one value is [`SURGE`]; without it the old one goes first.
+pub const UPDATE: &str = "plinth.dev/update";
+/// Value of [`UPDATE`]: the new one starts first and is proven beside the old one, see [`surge`](super::surge).
+pub const SURGE: &str = "surge";
 /// Annotation: the configuration hash, equal to the UID of the pod.
 pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 /// Annotation: which kind of source the pod comes from, `file` or `http`.
@@ -343,6 +347,11 @@ impl StaticPod {
     /// Whether the pod uses the node's network.
     pub fn host_network(&self) -> bool {
         self.spec.host_network == Some(true)
+    }
+
+    /// Whether the pod is replaced new-first.
+    pub fn surges(&self) -> bool {
+        self.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(UPDATE))
     }
 
     /// Whether the pod needs a sandbox: not when it is on the host's network, has one container that lasts and shares

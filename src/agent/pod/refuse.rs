@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::PodKey;
+use super::{PodKey, SURGE, UPDATE};
 use crate::agent::translate::APPARMOR_ANNOTATION;
 use crate::agent::{projection, quantity};
 
@@ -40,6 +40,9 @@ pub(super) fn check(
                 || value.strip_prefix("localhost/").is_some_and(|profile| !profile.is_empty());
             found.require(known, || format!("metadata.annotations: {name}: `{value}` is not an AppArmor profile"));
         }
+    }
+    if let Some(update) = metadata.annotations.as_ref().and_then(|annotations| annotations.get(UPDATE)) {
+        check_update(update, spec, &mut found);
     }
     check_pod(spec, &mut found, warnings);
     check_lookup(spec, &mut found);
@@ -150,6 +153,24 @@ fn check_disk(spec: &PodSpec, warnings: &mut Vec<String>) {
     if !limits.is_empty() {
         warnings.push(format!("limits of disk space are not enforced: {}", limits.join(", ")));
     }
+}
+
+/// Who may be replaced new-first: the two must be able to run beside each other, on one port, and be told apart there.
+fn check_update(update: &str, spec: &PodSpec, found: &mut Found) {
+    let at = format!("metadata.annotations: {UPDATE}: {update}");
+    found.require(update == SURGE, || format!("{at}: the only way is `{SURGE}`"));
+    found.require(spec.host_network == Some(true), || format!("{at}: the pod is not on the host's network"));
+    // Two of them on one data directory destroy it.
+    let is_etcd = |container: &Container| {
+        let program = container.command.iter().chain(&container.args).flatten().next();
+        container.name == "etcd" || program.is_some_and(|program| program.rsplit('/').next() == Some("etcd"))
+    };
+    found.require(!spec.containers.iter().any(is_etcd), || format!("{at}: two of etcd never run beside each other"));
+    let probe =
+        |container: &Container| container.readiness_probe.as_ref().is_some_and(|probe| probe.http_get.is_some());
+    found.require(spec.containers.iter().filter(|container| probe(container)).count() == 1, || {
+        format!("{at}: not exactly one container has a readinessProbe with httpGet")
+    });
 }
 
 /// Host name, aliases and DNS.
@@ -753,6 +774,37 @@ mod tests {
         }
         let reason = error(&with("", "").replace("hostPath: {path: /x}", "emptyDir: {mode: 0o700}"));
         assert!(reason.contains("emptyDir.mode is not supported"), "{reason}");
+    }
+
+    #[test]
+    fn only_who_can_run_beside_itself_is_replaced_new_first() {
+        let probe = "readinessProbe: {httpGet: {port: 1}}";
+        let read = |value: &str, network: &str, name: &str, container: &str| {
+            let text = format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, annotations: {{plinth.dev/update: {value}}}}}\nspec:\n  \
+                 {network}\n  containers:\n  - name: {name}\n    image: i\n    {container}\n"
+            );
+            super::super::StaticPod::read(&text, std::path::Path::new("/m/p.yaml"), "n")
+                .map_err(|error| error.to_string())
+        };
+        assert!(read("surge", "hostNetwork: true", "c", probe).unwrap().surges());
+        let etcd = format!("{probe}\n    command: [/usr/local/bin/etcd, --name=x]");
+        for (value, network, name, container, what) in [
+            ("other", "hostNetwork: true", "c", probe, "the only way is `surge`"),
+            ("surge", "hostNetwork: false", "c", probe, "not on the host's network"),
+            ("surge", "hostNetwork: true", "etcd", probe, "two of etcd"),
+            ("surge", "hostNetwork: true", "c", &etcd, "two of etcd"),
+            (
+                "surge",
+                "hostNetwork: true",
+                "c",
+                "readinessProbe: {tcpSocket: {port: 1}}",
+                "readinessProbe with httpGet",
+            ),
+        ] {
+            let reason = read(value, network, name, container).unwrap_err();
+            assert!(reason.contains(what), "{reason}");
+        }
     }
 
     #[test]

@@ -1,0 +1,462 @@
+use proptest::prelude::*;
+
+use super::super::pod::Origin;
+use super::super::step::SANDBOX;
+use super::*;
+use crate::runtime::Termination;
+
+fn pod(image: &str, uid: Option<&str>) -> StaticPod {
+    let uid = uid.map_or_else(String::new, |uid| format!(", uid: {uid}"));
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, annotations: {{plinth.dev/update: surge}}{uid}}}\n\
+         spec:\n  hostNetwork: true\n  containers:\n  - name: c\n    image: {image}\n\
+         \x20   readinessProbe: {{httpGet: {{port: 1}}}}\n\
+         \x20   startupProbe: {{httpGet: {{port: 1}}, failureThreshold: 3, periodSeconds: 10}}\n"
+    );
+    StaticPod::read(&text, Origin::File(Path::new("/m/web.yaml")), "node").unwrap()
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn ago(seconds: i64) -> Timestamp {
+    now() - SignedDuration::from_secs(seconds)
+}
+
+fn running(seconds: i64) -> State {
+    State::Running { pid: 1, started_at: ago(seconds) }
+}
+
+fn exited(code: i64) -> State {
+    let (started_at, finished_at) = (ago(2), ago(1));
+    State::Exited(Termination { exit_code: code, oom_killed: false, error: String::new(), started_at, finished_at })
+}
+
+fn container(id: &str, pod: &StaticPod, state: State) -> Container {
+    let labels = [
+        (labels::POD_UID, pod.uid.as_str()),
+        (labels::SPEC_HASH, pod.hash.as_str()),
+        (labels::CONTAINER_NAME, "c"),
+        (labels::RESTART_COUNT, "0"),
+    ];
+    Container {
+        id: id.to_owned(),
+        name: id.to_owned(),
+        labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        image: String::new(),
+        image_id: String::new(),
+        state,
+        created_at: ago(60),
+        ip: None,
+        log_path: None,
+    }
+}
+
+/// A pod whose old version is proven; what differs is said by each case.
+struct Case {
+    old: StaticPod,
+    new: StaticPod,
+    containers: BTreeMap<String, Container>,
+    memory: Option<Memory>,
+    obstacle: Option<&'static str>,
+    tried_since: Option<Timestamp>,
+    steered: bool,
+    answers: bool,
+    failed: Option<&'static str>,
+}
+
+impl Case {
+    fn new(old: State, new: Option<State>) -> Self {
+        let (old_pod, new_pod) = (pod("i:1", None), pod("i:2", None));
+        let mut containers = BTreeMap::from([("old".to_owned(), container("old", &old_pod, old))]);
+        containers.extend(new.map(|state| ("new".to_owned(), container("new", &new_pod, state))));
+        Self {
+            memory: Some(Memory { proven: old_pod.hash.clone(), rejected: None }),
+            old: old_pod,
+            new: new_pod,
+            containers,
+            obstacle: None,
+            tried_since: Some(ago(60)),
+            steered: true,
+            answers: false,
+            failed: None,
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    fn course_of(&self, pod: &StaticPod) -> Course {
+        course(&Facts {
+            pod,
+            containers: &self.containers,
+            memory: self.memory.as_ref(),
+            obstacle: self.obstacle,
+            tried_since: self.tried_since,
+            steered: self.steered,
+            answers: self.answers,
+            failed: self.failed,
+            now: now(),
+        })
+    }
+
+    fn course(&self) -> Course {
+        self.course_of(&self.new)
+    }
+}
+
+fn unsteered(case: &mut Case) {
+    case.steered = false;
+}
+
+#[test]
+fn what_is_to_be_done() {
+    let until = |started: i64| Course::Try(Some(ago(started) + SignedDuration::from_secs(30)));
+    let reject = |reason: &str| Course::Reject(reason.to_owned());
+    let with_memory = |memory: Option<Memory>| Case::new(running(60), None).with(|case| case.memory = memory);
+    let cases = vec![
+        ("the first version of a pod", with_memory(None), Course::Run),
+        ("a change", Case::new(running(60), None).with(unsteered), Course::Steer),
+        ("clients are kept away", Case::new(running(60), None), Course::Try(None)),
+        ("it has just started", Case::new(running(60), Some(running(0))), until(0)),
+        ("it takes its time", Case::new(running(60), Some(running(29))), until(29)),
+        ("its time is over", Case::new(running(60), Some(running(30))), reject("not ready within 30 s")),
+        ("it ended", Case::new(running(60), Some(exited(3))), reject("c exited with code 3")),
+        ("it ended well, which is no better", Case::new(running(60), Some(exited(0))), reject("c exited with code 0")),
+        (
+            "it cannot start",
+            Case::new(running(60), Some(State::Created { error: Some("no such file".to_owned()) })),
+            reject("c did not start: no such file"),
+        ),
+        ("it was created", Case::new(running(60), Some(State::Created { error: None })), Course::Try(None)),
+        (
+            "a probe failed for good",
+            Case::new(running(60), Some(running(1))).with(|case| case.failed = Some("liveness")),
+            reject("liveness"),
+        ),
+        ("it answers", Case::new(running(60), Some(running(1))).with(|case| case.answers = true), Course::Prove),
+        (
+            "it answered in the last moment",
+            Case::new(running(60), Some(running(99))).with(|case| case.answers = true),
+            Course::Prove,
+        ),
+        (
+            "it answered and ended",
+            Case::new(running(60), Some(exited(1))).with(|case| case.answers = true),
+            reject("c exited with code 1"),
+        ),
+        (
+            "clients cannot be kept away",
+            Case::new(running(60), None).with(unsteered).with(|case| case.obstacle = Some("no memory")),
+            Course::Run,
+        ),
+        (
+            "an agent comes back in the middle",
+            Case::new(running(60), Some(running(1))).with(unsteered),
+            Course::Keep("the trial of the file's version starts over".to_owned()),
+        ),
+        ("a cold start", Case::new(exited(137), None).with(unsteered), Course::Try(None)),
+        ("a cold start goes on", Case::new(exited(137), Some(running(5))).with(unsteered), until(5)),
+        (
+            "a cold start without luck",
+            Case::new(exited(137), Some(exited(1))).with(unsteered),
+            reject("c exited with code 1"),
+        ),
+        (
+            "a reboot in the middle",
+            Case::new(exited(137), Some(exited(137))).with(unsteered).with(|case| case.tried_since = None),
+            Course::Try(None),
+        ),
+        (
+            "a reboot in the middle, and the next agent tries",
+            Case::new(exited(137), Some(exited(137))).with(unsteered).with(|case| case.tried_since = Some(now())),
+            Course::Try(None),
+        ),
+        ("the old one dies meanwhile", Case::new(exited(137), Some(running(5))), until(5)),
+        (
+            "nothing is left to go back to",
+            Case::new(running(1), None).with(|case| case.containers.clear()),
+            Course::Run,
+        ),
+    ];
+    for (what, case, expected) in cases {
+        assert_eq!(case.course(), expected, "{what}");
+    }
+}
+
+#[test]
+fn a_rejected_version_waits_for_a_change() {
+    let case = Case::new(running(60), None).with(unsteered);
+    let rejected = Rejection { hash: case.new.hash.clone(), reason: "c exited with code 1".to_owned() };
+    let memory = Memory { proven: case.old.hash.clone(), rejected: Some(rejected) };
+    let case = case.with(|case| case.memory = Some(memory));
+    let kept = Course::Keep("running: proven, file: rejected (c exited with code 1)".to_owned());
+    assert_eq!(case.course(), kept);
+    assert_eq!(case.course_of(&pod("i:3", None)), Course::Steer);
+    assert_eq!(case.course_of(&case.old), Course::Run);
+    // Not after a reboot either.
+    let cold =
+        case.with(|case| case.containers = [("old".to_owned(), container("old", &case.old, exited(137)))].into());
+    assert_eq!(cold.course(), kept);
+}
+
+#[test]
+fn three_are_too_many() {
+    let mut case = Case::new(running(60), Some(running(1)));
+    case.containers.insert("other".to_owned(), container("other", &pod("i:3", None), running(2)));
+    assert_eq!(case.course(), Course::Keep("what was tried before goes first".to_owned()));
+}
+
+#[test]
+fn two_with_one_uid_would_have_the_same_names() {
+    let (old, new) = (pod("i:1", Some("a")), pod("i:2", Some("a")));
+    let mut case = Case::new(running(60), None).with(unsteered);
+    case.containers = [("old".to_owned(), container("old", &old, running(60)))].into();
+    case.memory = Some(Memory { proven: old.hash.clone(), rejected: None });
+    assert_eq!(case.course_of(&new), Course::Run);
+}
+
+#[test]
+fn a_sandbox_is_no_start() {
+    let mut case = Case::new(running(60), None);
+    let mut sandbox = container("sandbox", &case.new, running(99));
+    sandbox.labels.insert(labels::CONTAINER_NAME.to_owned(), SANDBOX.to_owned());
+    case.containers.insert("sandbox".to_owned(), sandbox);
+    assert_eq!(case.course(), Course::Try(None));
+}
+
+#[test]
+fn memory_survives_the_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("u")).unwrap();
+    assert_eq!(recall(directory.path(), "u"), None);
+    let rejected = Some(Rejection { hash: "h".to_owned(), reason: "r".to_owned() });
+    let memory = Memory { proven: "p".to_owned(), rejected };
+    keep(directory.path(), "u", &memory).unwrap();
+    assert_eq!(recall(directory.path(), "u"), Some(memory));
+}
+
+/// A host of one such pod, on which what [`course`] says is done at once. Image `i:4` and above never get ready, `i:6` and
+/// above exit.
+struct Host {
+    now: Timestamp,
+    file: u8,
+    containers: BTreeMap<String, Container>,
+    memory: Option<Memory>,
+    steerable: bool,
+    /// What an agent forgets when it ends.
+    obstacle: Option<String>,
+    tried: Option<(String, Timestamp)>,
+    steered: bool,
+    next_id: u32,
+}
+
+const BAD: u8 = 4;
+const EXITS: u8 = 6;
+
+impl Host {
+    fn new() -> Self {
+        let mut host = Self {
+            now: now(),
+            file: 0,
+            containers: BTreeMap::new(),
+            memory: None,
+            steerable: true,
+            obstacle: None,
+            tried: None,
+            steered: false,
+            next_id: 0,
+        };
+        host.settle();
+        host
+    }
+
+    fn of(number: u8) -> StaticPod {
+        pod(&format!("i:{number}"), None)
+    }
+
+    fn new_agent(&mut self) {
+        (self.obstacle, self.tried, self.steered) = (None, None, false);
+    }
+
+    fn running(&self) -> Vec<String> {
+        self.containers.values().filter(|c| is_running(c)).map(|c| c.labels[labels::SPEC_HASH].clone()).collect()
+    }
+
+    /// Has `pod` running, by the means of [`step`](super::super::step::step).
+    fn run(&mut self, pod: &StaticPod) {
+        // Its crash loop would have no end.
+        let idle = self.tried.is_none() && (EXITS..8).any(|number| Self::of(number).hash == pod.hash);
+        if self.containers.values().any(|c| belongs_to(c, pod) && (is_running(c) || idle)) {
+            return;
+        }
+        self.containers.retain(|_, c| !belongs_to(c, pod));
+        self.next_id += 1;
+        let id = format!("{:04}", self.next_id);
+        let state = State::Running { pid: 1, started_at: self.now };
+        self.containers.insert(id.clone(), container(&id, pod, state));
+        if Self::of(EXITS).hash == pod.hash || Self::of(EXITS + 1).hash == pod.hash {
+            self.end(&id);
+        }
+    }
+
+    fn end(&mut self, id: &str) {
+        let State::Exited(mut end) = exited(1) else { unreachable!() };
+        end.finished_at = self.now;
+        if let Some(container) = self.containers.get_mut(id) {
+            container.state = State::Exited(end);
+        }
+    }
+
+    fn course(&self) -> (StaticPod, Course) {
+        let pod = Self::of(self.file);
+        let tried_since = self.tried.as_ref().filter(|(hash, _)| *hash == pod.hash).map(|(_, since)| *since);
+        let runs = self.running().contains(&pod.hash);
+        let course = course(&Facts {
+            pod: &pod,
+            containers: &self.containers,
+            memory: self.memory.as_ref(),
+            obstacle: self.obstacle.as_ref().filter(|hash| **hash == pod.hash).map(|_| "no"),
+            tried_since,
+            steered: self.steered,
+            answers: tried_since.is_some() && runs && self.file < BAD,
+            failed: None,
+            now: self.now,
+        });
+        (pod, course)
+    }
+
+    fn act(&mut self) -> Course {
+        let (pod, course) = self.course();
+        let before = self.running();
+        match &course {
+            Course::Run => {
+                self.tried = None;
+                self.containers.retain(|_, c| belongs_to(c, &pod));
+                self.steered = false;
+                self.run(&pod);
+                if self.file < BAD {
+                    self.memory = Some(Memory { proven: pod.hash.clone(), rejected: None });
+                }
+            }
+            Course::Keep(_) => {
+                self.tried = None;
+                let proven = self.memory.as_ref().unwrap().proven.clone();
+                let kept = (0..BAD).map(Self::of).find(|pod| pod.hash == proven).unwrap();
+                self.containers.retain(|_, c| belongs_to(c, &kept));
+                self.steered = false;
+                self.run(&kept);
+            }
+            Course::Steer if self.steerable => self.steered = true,
+            Course::Steer => self.obstacle = Some(pod.hash.clone()),
+            Course::Try(_) => {
+                if self.tried.as_ref().is_none_or(|(hash, _)| *hash != pod.hash) {
+                    self.tried = Some((pod.hash.clone(), self.now));
+                }
+                self.run(&pod);
+            }
+            Course::Prove => self.memory = Some(Memory { proven: pod.hash.clone(), rejected: None }),
+            Course::Reject(reason) => {
+                let rejected = Rejection { hash: pod.hash.clone(), reason: reason.clone() };
+                self.memory.as_mut().unwrap().rejected = Some(rejected);
+            }
+        }
+        let after = self.running();
+        // Two run only while one is tried, or is just taking over; and then clients are kept from the new one.
+        if after.len() > 1 {
+            assert!(after.len() == 2 && self.steered, "{course:?}: {after:?}");
+            assert!(matches!(course, Course::Try(_) | Course::Prove | Course::Reject(_)), "{course:?}");
+        }
+        // What is proven stops only when another one is, or when there was no way to protect it.
+        let proven = self.memory.as_ref().map(|memory| memory.proven.clone());
+        if let Some(proven) = proven.filter(|proven| before.contains(proven)) {
+            assert!(after.contains(&proven) || self.obstacle.is_some(), "{course:?}: {before:?} {after:?}");
+        }
+        course
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..50 {
+            let before = (self.containers.clone(), self.memory.clone());
+            let course = self.act();
+            let quiet = matches!(course, Course::Run | Course::Keep(_) | Course::Try(_));
+            if quiet && before == (self.containers.clone(), self.memory.clone()) {
+                return;
+            }
+        }
+        panic!("does not settle: {:#?}", self.course().1);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Happening {
+    Edit(u8),
+    Acts(usize),
+    Settle,
+    Crash(usize),
+    NewAgent,
+    Reboot,
+    Time(i64),
+    Steerable(bool),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        (0..8_u8).prop_map(Happening::Edit),
+        (1..4_usize).prop_map(Happening::Acts),
+        Just(Happening::Settle),
+        (0..3_usize).prop_map(Happening::Crash),
+        Just(Happening::NewAgent),
+        Just(Happening::Reboot),
+        (0..40_i64).prop_map(Happening::Time),
+        any::<bool>().prop_map(Happening::Steerable),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_one_runs_in_the_end(happenings in prop::collection::vec(happening(), 0..30), last in 0..8_u8) {
+        let mut host = Host::new();
+        for happening in happenings {
+            match happening {
+                Happening::Edit(number) => host.file = number,
+                Happening::Acts(count) => (0..count).for_each(|_| drop(host.act())),
+                Happening::Settle => host.settle(),
+                Happening::Crash(which) => {
+                    let ids: Vec<_> = host.containers.keys().cloned().collect();
+                    if let Some(id) = ids.get(which) {
+                        host.end(id);
+                    }
+                }
+                Happening::NewAgent => host.new_agent(),
+                Happening::Reboot => {
+                    host.new_agent();
+                    host.containers.keys().cloned().collect::<Vec<_>>().iter().for_each(|id| host.end(id));
+                }
+                Happening::Time(seconds) => host.now += SignedDuration::from_secs(seconds),
+                Happening::Steerable(steerable) => host.steerable = steerable,
+            }
+        }
+        host.steerable = true;
+        host.file = last;
+        for _ in 0..3 {
+            host.settle();
+            host.now += SignedDuration::from_secs(60);
+        }
+        host.settle();
+        let memory = host.memory.clone().unwrap();
+        let wanted = Host::of(last).hash;
+        if last < BAD {
+            prop_assert_eq!(&memory.proven, &wanted);
+            prop_assert_eq!(host.running(), vec![wanted]);
+        } else if host.containers.values().any(|c| is_of(c, &memory.proven)) {
+            prop_assert_eq!(host.running(), vec![memory.proven]);
+            prop_assert_eq!(memory.rejected.map(|rejected| rejected.hash), Some(wanted));
+        }
+    }
+}

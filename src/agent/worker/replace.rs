@@ -1,0 +1,312 @@
+//! The effects of a replacement new-first: memory on disk, steering, and when the new one is asked.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::sleep;
+
+use super::{Wanted, Worker};
+use crate::agent::pod::StaticPod;
+use crate::agent::probe::{PostStart, port};
+use crate::agent::source::memory::{recall_pod, remember};
+use crate::agent::steer::{Program, Steering};
+use crate::agent::step::{belongs_to, instances, is_running, uid_of};
+use crate::agent::surge::{self, Course, Facts, Memory, Rejection};
+use crate::runtime::{Container, Runtime, State, labels};
+
+/// How often it is looked whether the new one listens, and answers.
+const POLL: Duration = Duration::from_millis(50);
+/// How long the old one may take what was under way to it when the new one took over.
+const HANDSHAKES: Duration = Duration::from_millis(500);
+/// Those that listen when the new one does: the old one, the agent, the new one.
+const ALL_LISTEN: usize = 3;
+
+/// Where a replacement is.
+#[derive(Default)]
+pub(super) struct Surge {
+    memory: Option<Memory>,
+    recalled: bool,
+    /// Hash of a spec that cannot run beside the old one, and why.
+    obstacle: Option<(String, String)>,
+    /// Keeps clients away from the new one.
+    steering: Option<Steering>,
+    /// Hash of the spec that is being tried, and since when.
+    tried: Option<(String, Timestamp)>,
+    /// It has been seen listening.
+    listens: bool,
+}
+
+impl Surge {
+    /// Whether the wanted spec is being tried, so that the others' containers are none of its business.
+    pub(super) fn is_trying(&self) -> bool {
+        self.tried.is_some()
+    }
+
+    /// Whether a question would reach the new one. Before it listens, the kernel gives it to somebody else.
+    pub(super) fn may_ask(&self) -> bool {
+        self.tried.is_none() || self.steering.is_none() || self.listens
+    }
+
+    /// When to look again, besides all other reasons.
+    pub(super) fn poll(&self) -> Option<Duration> {
+        self.is_trying().then_some(POLL)
+    }
+}
+
+impl<R: Runtime> Worker<R> {
+    /// What is to be run in the place of what the file says.
+    pub(super) async fn surged(&mut self, wanted: Wanted) -> Wanted {
+        let Wanted::Run { pod, mut order, eager } = wanted else {
+            self.surge = Surge::default();
+            self.effective = None;
+            return wanted;
+        };
+        if !pod.surges() {
+            self.surge = Surge::default();
+            self.effective = Some(Arc::clone(&pod));
+            return Wanted::Run { pod, order, eager };
+        }
+        self.recall_surge();
+        loop {
+            let course = self.course(&pod);
+            if let Course::Try(_) = course {
+                self.try_new(&pod);
+                order.problems.push("the file's version is being tried".to_owned());
+                self.effective = Some(Arc::clone(&pod));
+                return Wanted::Run { pod, order, eager: true };
+            }
+            match course {
+                Course::Steer => match self.join(&pod).await {
+                    Ok(steering) => self.surge.steering = Some(steering),
+                    Err(why) => {
+                        tracing::warn!(pod = %self.key, why, "cannot be replaced new-first; the old one goes first");
+                        self.surge.obstacle = Some((pod.hash.clone(), why));
+                    }
+                },
+                Course::Prove => self.prove(&pod).await,
+                Course::Reject(reason) => self.reject(&pod, reason),
+                Course::Keep(remark) => {
+                    self.surge.tried = None;
+                    let Some(proven) = self.proven() else {
+                        // An earlier plinth ran what this one refuses.
+                        self.surge.memory = None;
+                        continue;
+                    };
+                    self.leave(&proven).await;
+                    order.problems.push(remark);
+                    self.effective = Some(Arc::clone(&proven));
+                    return Wanted::Run { pod: proven, order, eager };
+                }
+                Course::Run | Course::Try(_) => {
+                    self.surge.tried = None;
+                    self.leave(&pod).await;
+                    self.note_ready(&pod);
+                    self.forget_rejected(&pod);
+                    let obstacle = self.surge.obstacle.as_ref().filter(|(hash, _)| *hash == pod.hash);
+                    order.problems.extend(obstacle.map(|(_, why)| format!("not replaced new-first: {why}")));
+                    self.effective = Some(Arc::clone(&pod));
+                    return Wanted::Run { pod, order, eager };
+                }
+            }
+        }
+    }
+
+    /// Reads once what an earlier agent has kept; of two, what belongs to the newer containers.
+    fn recall_surge(&mut self) {
+        if std::mem::replace(&mut self.surge.recalled, true) {
+            return;
+        }
+        let mut containers: Vec<_> = self.containers.values().collect();
+        containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
+        self.surge.memory = containers.into_iter().find_map(|c| surge::recall(&self.shared.pods, uid_of(c)));
+    }
+
+    fn course(&self, pod: &StaticPod) -> Course {
+        let obstacle = self.surge.obstacle.as_ref().filter(|(hash, _)| *hash == pod.hash);
+        let own = self.containers.values().filter(|container| belongs_to(container, pod));
+        let failed = own.filter_map(|container| self.health.get(&container.id)).find_map(|health| {
+            match (&health.post_start, &health.failed) {
+                (Some(PostStart::Failed(why)), _) | (_, Some((_, why))) => Some(why.as_str()),
+                _ => None,
+            }
+        });
+        let tried_since = self.surge.tried.as_ref().filter(|(hash, _)| *hash == pod.hash).map(|(_, since)| *since);
+        surge::course(&Facts {
+            pod,
+            containers: &self.containers,
+            memory: self.surge.memory.as_ref(),
+            obstacle: obstacle.map(|(_, why)| why.as_str()),
+            tried_since,
+            steered: self.surge.steering.is_some(),
+            answers: tried_since.is_some() && self.answers(pod),
+            failed,
+            now: self.shared.clock.now(),
+        })
+    }
+
+    /// Whether all of its containers have answered. Who listens is looked at again afterwards: the answer of one that
+    /// has ended since may have been somebody else's.
+    fn answers(&self, pod: &StaticPod) -> bool {
+        let answered = |spec: &k8s_openapi::api::core::v1::Container| {
+            let newest = instances(&self.containers, pod, &spec.name).pop().filter(|newest| is_running(newest));
+            newest.is_some_and(|newest| self.watches.get(&newest.id).is_some_and(|watching| watching.answered))
+        };
+        pod.lasting_containers().all(answered) && (self.surge.steering.is_none() || self.all_listen(pod))
+    }
+
+    fn all_listen(&self, pod: &StaticPod) -> bool {
+        let listeners = self.shared.proc.listeners(&[port_of(pod)]);
+        listeners.is_ok_and(|listeners| listeners.len() >= ALL_LISTEN)
+    }
+
+    fn try_new(&mut self, pod: &StaticPod) {
+        if self.surge.tried.as_ref().is_none_or(|(hash, _)| *hash != pod.hash) {
+            tracing::info!(pod = %self.key, steered = self.surge.steering.is_some(), "trying the new version");
+            self.surge.tried = Some((pod.hash.clone(), self.shared.clock.now()));
+            self.surge.listens = false;
+            if let Some(steering) = &self.surge.steering
+                && let Err(error) = steering.steer(&Program::proving(loopback(steering.address().ip())))
+            {
+                tracing::warn!(pod = %self.key, %error, "cannot steer");
+            }
+        }
+        if self.surge.steering.is_some() && !self.surge.listens {
+            self.surge.listens = self.all_listen(pod);
+        }
+    }
+
+    /// Makes the agent a member of those that listen on the pod's port, or says why that cannot be.
+    async fn join(&self, pod: &StaticPod) -> Result<Steering, String> {
+        // The probes' source is an IPv4 address; to an IPv6 one they would all fail, and the new one be rejected.
+        if asked_over_six(pod, self.shared.node.address) {
+            return Err("its probes go to an IPv6 address".to_owned());
+        }
+        let proc = &self.shared.proc;
+        let pids = self.containers.values().filter_map(|container| match container.state {
+            State::Running { pid, .. } => Some(pid),
+            _ => None,
+        });
+        let used: u64 = pids.filter_map(|pid| proc.resident(pid).ok().flatten()).sum();
+        let available = proc.memory().map_err(|error| error.to_string())?.available;
+        if available < used / 5 * 6 {
+            let mib = |bytes: u64| bytes >> 20;
+            return Err(format!(
+                "{} MiB of memory are available, and the old one has {} MiB",
+                mib(available),
+                mib(used)
+            ));
+        }
+        let port = port_of(pod);
+        let listeners = proc.listeners(&[port]).map_err(|error| error.to_string())?;
+        let [listener] = listeners.as_slice() else {
+            return Err(format!("{} sockets listen on port {port}, not one", listeners.len()));
+        };
+        Steering::join(SocketAddr::new(listener.address, port)).await.map_err(|error| with_cause(&error))
+    }
+
+    /// The new one takes over: clients first, then, in the next decision, the old one stops.
+    async fn prove(&mut self, pod: &StaticPod) {
+        tracing::info!(pod = %self.key, hash = pod.hash, "the new version is proven and takes over");
+        self.note_proven(pod);
+        if let Some(steering) = &self.surge.steering {
+            if let Err(error) = steering.take_over() {
+                tracing::warn!(pod = %self.key, %error, "cannot steer");
+            }
+            sleep(HANDSHAKES).await;
+        }
+    }
+
+    fn note_proven(&mut self, pod: &StaticPod) {
+        let memory = Memory { proven: pod.hash.clone(), rejected: None };
+        let kept = remember(&self.shared.pods, pod).and_then(|()| surge::keep(&self.shared.pods, &pod.uid, &memory));
+        if let Err(error) = kept {
+            tracing::warn!(pod = %self.key, %error, "cannot keep that it is proven");
+        }
+        self.surge.memory = Some(memory);
+    }
+
+    /// Keeps in mind that the spec is proven as soon as it has been ready.
+    fn note_ready(&mut self, pod: &StaticPod) {
+        let ready = |spec: &k8s_openapi::api::core::v1::Container| {
+            let newest = instances(&self.containers, pod, &spec.name).pop().filter(|newest| is_running(newest));
+            newest.is_some_and(|newest| self.health.get(&newest.id).is_some_and(|health| health.ready))
+        };
+        let known = self.surge.memory.as_ref().is_some_and(|memory| memory.proven == pod.hash);
+        if !known && pod.lasting_containers().all(ready) {
+            self.note_proven(pod);
+        }
+    }
+
+    fn reject(&mut self, pod: &StaticPod, reason: String) {
+        tracing::warn!(pod = %self.key, hash = pod.hash, reason, "the new version is rejected");
+        let proven = self.proven();
+        if let Some(memory) = &mut self.surge.memory {
+            memory.rejected = Some(Rejection { hash: pod.hash.clone(), reason });
+            if let Some(proven) = proven
+                && let Err(error) = surge::keep(&self.shared.pods, &proven.uid, memory)
+            {
+                tracing::warn!(pod = %self.key, %error, "cannot keep that it is rejected");
+            }
+        }
+    }
+
+    /// The file holds the proven spec again: what comes next is a change, even if it was rejected before.
+    fn forget_rejected(&mut self, pod: &StaticPod) {
+        if let Some(memory) = &mut self.surge.memory
+            && memory.proven == pod.hash
+            && memory.rejected.take().is_some()
+            && let Err(error) = surge::keep(&self.shared.pods, &pod.uid, memory)
+        {
+            tracing::warn!(pod = %self.key, %error, "cannot forget what was rejected");
+        }
+    }
+
+    /// The proven pod, from the manifest that is kept on disk.
+    fn proven(&self) -> Option<Arc<StaticPod>> {
+        let memory = self.surge.memory.as_ref()?;
+        let is_of = |c: &&Container| c.labels.get(labels::SPEC_HASH) == Some(&memory.proven);
+        let container = self.containers.values().find(is_of)?;
+        let pod = recall_pod(&self.shared.pods, uid_of(container), &self.shared.node.name)?;
+        belongs_to(container, &pod).then(|| Arc::new(pod))
+    }
+
+    /// Gives up the agent's socket when only `pod` is left.
+    async fn leave(&mut self, pod: &StaticPod) {
+        let others = self.containers.values().any(|container| is_running(container) && !belongs_to(container, pod));
+        if let Some(steering) = self.surge.steering.take_if(|_| !others) {
+            if let Err(error) = steering.steer(&Program::alone()) {
+                tracing::warn!(pod = %self.key, %error, "cannot steer");
+            }
+            steering.leave().await;
+        }
+    }
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// Whether a probe goes to an IPv6 address; those that name none go to `address`.
+fn asked_over_six(pod: &StaticPod, address: IpAddr) -> bool {
+    let address = address.to_string();
+    let probes = pod.containers().iter().flat_map(|c| [&c.startup_probe, &c.readiness_probe, &c.liveness_probe]);
+    let mut gets = probes.flatten().filter_map(|probe| probe.http_get.as_ref());
+    gets.any(|get| get.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(&address).contains(':'))
+}
+
+/// The port that the pod answers on: that of its readiness probe.
+fn port_of(pod: &StaticPod) -> u16 {
+    let asked = pod.containers().iter().find_map(|container| {
+        let get = container.readiness_probe.as_ref()?.http_get.as_ref()?;
+        Some(port(&get.port, container))
+    });
+    asked.unwrap_or(0)
+}
+
+/// From where one that is bound to `address` connects to itself: kube-apiserver takes the address of loopback of its
+/// listener's family (apiserver: `LoopbackHostPort`).
+fn loopback(address: IpAddr) -> IpAddr {
+    if address.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
+}
