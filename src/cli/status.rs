@@ -275,7 +275,7 @@ mod tests {
         for (standing, named) in [
             (Standing::New, "`plinth agent`"),
             (Standing::Unfinished, "`plinth init`"),
-            (Standing::Committed { config: String::new() }, "`plinth init`"),
+            (Standing::Committed(Box::default()), "`plinth init`"),
         ] {
             let told = nobody_runs(&standing);
             assert!(told.starts_with("no agent runs; ") && told.contains(named), "{told}");
