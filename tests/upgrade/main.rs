@@ -1,9 +1,9 @@
-//! The replacement of a running kube-apiserver, new-first, on a real engine: what its clients notice of it.
+//! Upgrades of a cluster that is in use, good ones and bad ones, on a real engine: not one acknowledged write is lost.
 //!
 //! Root and an engine are needed, so the tests are marked as ignored:
 //!
 //! ```console
-//! # cargo test --test surge -- --ignored
+//! # cargo test --test upgrade -- --ignored
 //! ```
 //!
 //! How they run is told by the end-to-end tests, whose machines these are.
@@ -12,7 +12,6 @@
 #![allow(clippy::print_stdout)] // what the body of a test says goes to the test that started it
 
 mod cases;
-mod slice;
 
 #[path = "../support/client.rs"]
 #[allow(dead_code, unreachable_pub)] // another test crate uses the rest of it
@@ -38,4 +37,10 @@ macro_rules! cases {
     };
 }
 
-cases!(a_good_change_fails_no_request);
+cases!(
+    an_upgrade_in_use,
+    an_image_that_exits,
+    a_flag_that_is_refused_after_etcd_was_exchanged,
+    an_api_server_that_is_never_ready,
+    an_etcd_that_cannot_start,
+);

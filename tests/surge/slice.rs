@@ -1,1 +1,0 @@
-//! The entry of the `kubernetes` Service.
