@@ -126,14 +126,15 @@ fn group(component: Component) -> &'static str {
 }
 
 /// An exchange that succeeded.
-struct Reached {
-    after: Duration,
+pub(super) struct Reached {
+    /// How long it took.
+    pub(super) after: Duration,
     leading: Leads,
 }
 
 /// Writes `text` as the manifest of `component`, and returns how long it took until a container of that very pod was
 /// healthy, and led where it is one that does.
-async fn write_and_wait<R: Runtime>(
+pub(super) async fn write_and_wait<R: Runtime>(
     component: Component,
     text: &str,
     goal: &Goal<'_>,

@@ -124,10 +124,9 @@ const UNASKED: &str = "; leading: not checked, the API server does not answer";
 /// Only the instance that runs renews: what was renewed after its start is its own.
 fn judge(holder: Option<&Holder>, host_name: &str, started_at: Option<Timestamp>) -> Leads {
     match holder {
-        None => Leads::NotYet,
         Some(holder) if !holder.is_on(host_name) => Leads::NotChecked("; an instance of another host leads"),
         Some(Holder { renewed_at: Some(at), .. }) if started_at.is_some_and(|start| *at > start) => Leads::Yes,
-        Some(_) => Leads::NotYet,
+        _ => Leads::NotYet,
     }
 }
 
