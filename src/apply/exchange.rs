@@ -115,7 +115,7 @@ fn group(component: Component) -> &'static str {
 
 /// Writes `text` as the manifest of `component`, and returns how long it took until a container of that very pod was
 /// healthy.
-async fn write_and_wait<R>(
+pub(super) async fn write_and_wait<R>(
     component: Component,
     text: &str,
     goal: &Goal<'_>,
