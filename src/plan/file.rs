@@ -200,7 +200,7 @@ fn checksums(manifests: &[Manifest]) -> BTreeMap<Component, String> {
 }
 
 /// SHA-256, hexadecimal.
-fn checksum(content: &str) -> String {
+pub(super) fn checksum(content: &str) -> String {
     digest::digest(&digest::SHA256, content.as_bytes()).as_ref().iter().fold(String::new(), |mut hex, byte| {
         // Writing to a String cannot fail.
         let _ = write!(hex, "{byte:02x}");
@@ -222,6 +222,9 @@ fn facts(observed: &Observed) -> BTreeMap<String, String> {
         has_containers,
         running,
         cluster_admins,
+        etcd_swap,
+        // What is free changes by the second; whether it is enough is in the plan.
+        etcd_copy: _,
     } = observed;
     let mut facts = BTreeMap::from([
         (
@@ -245,6 +248,10 @@ fn facts(observed: &Observed) -> BTreeMap<String, String> {
         ("whether a boot starts the agent".to_owned(), agent_starts_at_boot.to_string()),
         ("whether there are containers".to_owned(), has_containers.to_string()),
         ("the rights of admin.conf".to_owned(), format!("{cluster_admins:?}")),
+        (
+            "a swap of etcd that has not ended".to_owned(),
+            etcd_swap.as_ref().map_or_else(|| "none".to_owned(), |swap| format!("{}, {:?}", swap.id, swap.course)),
+        ),
     ]);
     facts.extend(credentials.iter().map(|(item, found)| {
         let state = match found {

@@ -14,6 +14,7 @@
 
 mod change;
 mod compute;
+mod etcd;
 mod file;
 pub mod generation;
 mod inventory;
@@ -30,6 +31,7 @@ use serde::Serialize;
 
 pub use change::{Cause, Change, Class, ImageChange, NotYet, VersionChange};
 pub use compute::compute;
+pub use etcd::{OpenSwap, change_between, series};
 pub use file::{Inputs, PlanFile, PlanFileError};
 pub use generation::Generation;
 pub use inventory::{CredentialFile, Entry, Inventory, Kind};
@@ -40,6 +42,7 @@ pub use show::text;
 pub use step::{Back, Step, manifest_phase};
 
 use crate::config::Cluster;
+use crate::etcd::Prospect;
 use crate::manifests::Manifest;
 use crate::release::Component;
 
@@ -109,6 +112,10 @@ pub struct Observed {
     pub running: BTreeSet<Component>,
     /// Whether `admin.conf` has its rights; `None` where nobody could be asked.
     pub cluster_admins: Option<bool>,
+    /// A swap of etcd that has begun and not ended.
+    pub etcd_swap: Option<OpenSwap>,
+    /// What a copy of etcd's data would need, or why there can be none; `None` where nobody has looked.
+    pub etcd_copy: Option<Result<Prospect, String>>,
 }
 
 /// How far earlier runs came.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::inventory::{Entry, Inventory, Kind};
-use super::{EtcdData, Found, FoundManifest, Item, Observed, Standing, generation};
+use super::{EtcdData, Found, FoundManifest, Item, Observed, OpenSwap, Standing, generation};
 use crate::config::{Cluster, KeyAlgorithm};
 use crate::error::Hint;
 use crate::fsx::{self, FsError};
@@ -56,6 +56,8 @@ pub fn observe(
         has_containers: live.has_containers,
         running: live.running,
         cluster_admins: live.cluster_admins,
+        etcd_swap: OpenSwap::read(layout, ledger)?,
+        etcd_copy: None,
     })
 }
 

@@ -97,6 +97,8 @@ pub(super) fn empty() -> Observed {
         has_containers: false,
         running: BTreeSet::new(),
         cluster_admins: None,
+        etcd_swap: None,
+        etcd_copy: None,
     }
 }
 
@@ -118,6 +120,8 @@ pub(super) fn whole(standing: Standing) -> Observed {
         has_containers: true,
         running: BTreeSet::from([Component::Etcd, Component::KubeApiserver]),
         cluster_admins: Some(true),
+        etcd_swap: None,
+        etcd_copy: None,
     }
 }
 
