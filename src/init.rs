@@ -400,6 +400,11 @@ impl<'a, R: Runtime> Init<'a, R> {
             Holder::Process(pid) => Some(pid),
             Holder::Free | Holder::Unknown => None,
         };
+        let other = self.request.running.filter(|running| running.version != self.request.cluster.version);
+        let upgrade = match other {
+            Some(running) => Some(apply::before_upgrade(&running.version, &self.goal(), &self.host, &ledger).await),
+            None => None,
+        };
         let context = preflight::Context {
             cluster: self.request.cluster,
             layout,
@@ -408,6 +413,7 @@ impl<'a, R: Runtime> Init<'a, R> {
             owned: &Ownership { container_ids, agent, paths: ledger.paths() },
             clock,
             not_before: &self.not_before(),
+            upgrade: upgrade.as_ref(),
         };
         let phase = printer.phase("preflight");
         let report = Box::pin(preflight::run(&context, self.request.ignored)).await?;
