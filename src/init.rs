@@ -47,6 +47,8 @@ pub struct Request<'a> {
     pub plan: Option<&'a PlanFile>,
     /// Preflight checks whose errors are only warnings.
     pub ignored: &'a [String],
+    /// Certificates are renewed when the version goes up.
+    pub renew: bool,
     /// How the engine is reached, as `DOCKER_HOST` writes it.
     pub engine_address: &'a str,
 }
@@ -251,6 +253,7 @@ impl<'a, R: Runtime> Init<'a, R> {
             manifests: &self.manifests,
             skip_phases: self.request.skip_phases,
             ignore_preflight_errors: self.request.ignored,
+            renew: self.request.renew,
         }
     }
 
@@ -329,6 +332,7 @@ impl<'a, R: Runtime> Init<'a, R> {
                 manifests,
                 respecified: respecified.clone(),
             }),
+            renew: self.request.renew,
         };
         let plan = plan::compute(&desired, &observed).map_err(InitError::Refused)?.without(&self.skip);
         if let Some(file) = given {
