@@ -11,11 +11,14 @@
 //! that were exchanged are put back after that, in reverse order, and the generation stays the one it was.
 
 pub mod autopsy;
+mod before;
 mod etcd_swap;
 mod exchange;
 mod files;
 mod hopeless;
 mod lead;
+
+pub use before::before_upgrade;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
