@@ -107,6 +107,7 @@ impl<R: Runtime> Worker<R> {
                     let obstacle = self.surge.obstacle.as_ref().filter(|(hash, _)| *hash == pod.hash);
                     order.problems.extend(obstacle.map(|(_, why)| format!("not replaced new-first: {why}")));
                     self.effective = Some(Arc::clone(&pod));
+                    let eager = eager || !self.is_proven(&pod);
                     return Wanted::Run { pod, order, eager };
                 }
             }
@@ -227,16 +228,23 @@ impl<R: Runtime> Worker<R> {
         self.surge.memory = Some(memory);
     }
 
-    /// Keeps in mind that the spec is proven as soon as it has been ready.
+    /// Keeps in mind that the spec is proven as soon as it has been ready: its probe may ask for the first time much
+    /// later than the agent does.
     fn note_ready(&mut self, pod: &StaticPod) {
         let ready = |spec: &k8s_openapi::api::core::v1::Container| {
             let newest = instances(&self.containers, pod, &spec.name).pop().filter(|newest| is_running(newest));
-            newest.is_some_and(|newest| self.health.get(&newest.id).is_some_and(|health| health.ready))
+            newest.is_some_and(|newest| {
+                self.watches.get(&newest.id).is_some_and(|watching| watching.answered)
+                    || self.health.get(&newest.id).is_some_and(|health| health.ready)
+            })
         };
-        let known = self.surge.memory.as_ref().is_some_and(|memory| memory.proven == pod.hash);
-        if !known && pod.lasting_containers().all(ready) {
+        if !self.is_proven(pod) && pod.lasting_containers().all(ready) {
             self.note_proven(pod);
         }
+    }
+
+    fn is_proven(&self, pod: &StaticPod) -> bool {
+        self.surge.memory.as_ref().is_some_and(|memory| memory.proven == pod.hash)
     }
 
     fn reject(&mut self, pod: &StaticPod, reason: String) {
