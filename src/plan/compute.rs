@@ -298,7 +298,8 @@ fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences
             (_, _, true) => Back::LastGeneration,
             _ => Back::Nothing,
         };
-        let swaps = component == Component::Etcd && image_tag(ran) != image_tag(&manifest.yaml);
+        let tag = |text: &str| etcd::image_of(text).map(|image| etcd::tag(&image).to_owned());
+        let swaps = component == Component::Etcd && tag(ran) != tag(&manifest.yaml);
         if swaps && !same {
             found.refusals.extend(against_swap(ran, manifest, observed.etcd_copy.as_ref()));
         }
@@ -338,11 +339,6 @@ fn against_swap(old: &str, new: &Manifest, copy: Option<&Result<Prospect, String
     };
     refusals.extend(why.map(|reason| Refusal::EtcdCopy { reason }));
     refusals
-}
-
-fn image_tag(manifest: &str) -> String {
-    let pod: Option<Pod> = yaml::manifest(manifest.as_bytes()).ok();
-    etcd::tag(&image_and_flags(pod.as_ref()).0).to_owned()
 }
 
 /// The swap that has not ended.

@@ -31,7 +31,7 @@ use serde::Serialize;
 
 pub use change::{Cause, Change, Class, ImageChange, NotYet, VersionChange};
 pub use compute::compute;
-pub use etcd::{OpenSwap, change_between, series};
+pub use etcd::{OpenSwap, change_between, image_of, replaces_etcd, series};
 pub use file::{Inputs, PlanFile, PlanFileError};
 pub use generation::Generation;
 pub use inventory::{CredentialFile, Entry, Inventory, Kind};
