@@ -107,7 +107,7 @@ pub struct Observed {
     pub has_containers: bool,
     /// Components of which a container runs.
     pub running: BTreeSet<Component>,
-    /// Whether `admin.conf` has its rights; `None` where nobody could be asked.
+    /// Whether `admin.conf` and the agent have their rights; `None` where nobody could be asked.
     pub cluster_admins: Option<bool>,
 }
 
