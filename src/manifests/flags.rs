@@ -125,11 +125,12 @@ fn api_server(cluster: &Cluster, pki: &Pki) -> Flags {
         ("requestheader-group-headers", "X-Remote-Group".to_owned()),
         ("requestheader-username-headers", "X-Remote-User".to_owned()),
         ("secure-port", cluster.bind_port.to_string()),
-        ("shutdown-watch-termination-grace-period", "2s".to_owned()),
         ("service-account-issuer", format!("https://kubernetes.default.svc.{}", cluster.networking.dns_domain)),
         ("service-account-key-file", pki.file("sa.pub")),
         ("service-account-signing-key-file", pki.file("sa.key")),
         ("service-cluster-ip-range", join(&cluster.networking.service_subnets)),
+        // One that is replaced would otherwise wait for its watches until it is killed.
+        ("shutdown-watch-termination-grace-period", "2s".to_owned()),
         ("tls-cert-file", pki.file("apiserver.crt")),
         ("tls-private-key-file", pki.file("apiserver.key")),
     ];
