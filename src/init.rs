@@ -383,10 +383,10 @@ impl<'a, R: Runtime> Init<'a, R> {
         found.flat_map(|one| Component::ALL.into_iter().filter(move |component| is_of(one, *component))).collect()
     }
 
-    /// Whether `admin.conf` has its rights; an API server that does not say is not waited for.
+    /// Whether `admin.conf` and the agent have their rights; an API server that does not say is not waited for.
     async fn cluster_admins(&self) -> Option<bool> {
         let super_admin = apply::super_admin(&self.goal(), self.host.layout).ok()?;
-        let asked = cluster::cluster_admins_are_bound(&super_admin);
+        let asked = cluster::is_granted(&super_admin);
         tokio::time::timeout(ASK_API_SERVER, asked).await.ok()?.ok()
     }
 

@@ -617,7 +617,7 @@ async fn wait<R>(
 async fn bind_cluster_admins<R>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(), ApplyError> {
     let phase = host.printer.phase("cluster-admins");
     let super_admin = super_admin(goal, host.layout)?;
-    cluster::bind_cluster_admins(&super_admin, goal.cluster.timeouts.kubernetes_api_call).await?;
+    cluster::grant(&super_admin, goal.cluster.timeouts.kubernetes_api_call).await?;
     phase.done("admin.conf may administrate the cluster");
     Ok(())
 }

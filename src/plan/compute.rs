@@ -129,7 +129,7 @@ fn mend(desired: &Desired<'_>, observed: &Observed, generation: &Generation, fou
         steps.push(Step::StartAgent);
     }
     if observed.cluster_admins == Some(false) {
-        let reason = "admin.conf may not administrate the cluster".to_owned();
+        let reason = "rights of admin.conf or of the agent are missing".to_owned();
         changes.push(drift(change::BINDING.to_owned(), Class::Live, reason, Step::BindClusterAdmins.phase()));
         steps.push(Step::BindClusterAdmins);
     }

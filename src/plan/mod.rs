@@ -112,7 +112,7 @@ pub struct Observed {
     pub has_containers: bool,
     /// Components of which a container runs.
     pub running: BTreeSet<Component>,
-    /// Whether `admin.conf` has its rights; `None` where nobody could be asked.
+    /// Whether `admin.conf` and the agent have their rights; `None` where nobody could be asked.
     pub cluster_admins: Option<bool>,
     /// A swap of etcd that has begun and not ended.
     pub etcd_swap: Option<OpenSwap>,

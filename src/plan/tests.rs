@@ -244,7 +244,7 @@ fn each_kind_of_drift_is_shown_and_repaired_by_itself() {
         ),
         ("agent: it does not run [live]", |o| o.agent_runs = false, vec![Step::StartAgent, Step::Wait]),
         (
-            "clusterrolebinding/kubeadm:cluster-admins: admin.conf may not administrate the cluster [live]",
+            "clusterrolebinding/kubeadm:cluster-admins: rights of admin.conf or of the agent are missing [live]",
             |o| o.cluster_admins = Some(false),
             vec![Step::Wait, Step::BindClusterAdmins],
         ),

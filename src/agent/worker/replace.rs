@@ -11,8 +11,9 @@ use tokio::time::sleep;
 
 use super::{Wanted, Worker};
 use crate::agent::blocking::apart;
+use crate::agent::entry::Keeper;
 use crate::agent::message;
-use crate::agent::pod::StaticPod;
+use crate::agent::pod::{PodKey, StaticPod};
 use crate::agent::probe::{PostStart, port};
 use crate::agent::source::memory::{recall_pod, remember};
 use crate::agent::status::Update;
@@ -20,6 +21,7 @@ use crate::agent::steer::{Program, Steering};
 use crate::agent::step::{Stop, belongs_to, instances, is_running, uid_of};
 use crate::agent::surge::{self, Course, Facts, Memory, Rejection};
 use crate::logline;
+use crate::release::Component;
 use crate::runtime::{Container, Runtime, RuntimeError, State, labels};
 
 /// How often it is looked whether the new one listens, and answers.
@@ -45,6 +47,8 @@ pub(super) struct Surge {
     /// Those of another spec that are being stopped while this one serves.
     stopping: BTreeSet<String>,
     endings: JoinSet<Ended>,
+    /// Keeps this host in the Service `kubernetes` while one of two API servers ends.
+    keeper: Option<Keeper>,
     /// What is said of the file's spec, as long as it does not serve.
     update: Option<Update>,
 }
@@ -344,7 +348,16 @@ impl<R: Runtime> Worker<R> {
     }
 
     /// Stops these beside everything else.
-    pub(super) fn stop_aside(&mut self, stops: &[Stop], wanted: &Wanted) {
+    pub(super) async fn stop_aside(&mut self, stops: &[Stop], wanted: &Wanted) {
+        if self.is_api_server() && self.surge.keeper.is_none() {
+            match Keeper::start(&self.shared.kubeconfig).await {
+                Ok(keeper) => self.surge.keeper = Some(keeper),
+                Err(error) => {
+                    let why = with_cause(&error);
+                    tracing::warn!(pod = %self.key, why, "the Service `kubernetes` may be without this host for 10 s");
+                }
+            }
+        }
         let ending = self.ending(stops, wanted);
         self.surge.stopping.extend(stops.iter().map(|stop| stop.id.clone()));
         let stops = stops.to_vec();
@@ -362,9 +375,15 @@ impl<R: Runtime> Worker<R> {
         self.shared.board.metrics.acted("stop", succeeded);
     }
 
+    fn is_api_server(&self) -> bool {
+        let name = format!("{}-{}", Component::KubeApiserver.name(), self.shared.node.name);
+        self.key == PodKey { namespace: "kube-system".to_owned(), name }
+    }
+
     /// Gives up the agent's socket when only `pod` is left.
     async fn leave(&mut self, pod: &StaticPod) {
         let others = self.containers.values().any(|container| is_running(container) && !belongs_to(container, pod));
+        self.surge.keeper.take_if(|_| !others);
         if let Some(steering) = self.surge.steering.take_if(|_| !others) {
             if let Err(error) = steering.steer(&Program::alone()) {
                 tracing::warn!(pod = %self.key, %error, "cannot steer");
