@@ -396,12 +396,16 @@ impl<'a, R: Runtime> Init<'a, R> {
         if let Some(id) = takedown::agent_id(layout)? {
             container_ids.extend(runtime.list(&id).await.unwrap_or_default().into_iter().map(|container| container.id));
         }
+        let agent = match service::running(layout)? {
+            Holder::Process(pid) => Some(pid),
+            Holder::Free | Holder::Unknown => None,
+        };
         let context = preflight::Context {
             cluster: self.request.cluster,
             layout,
             runtime,
             engine_address: self.request.engine_address,
-            owned: &Ownership { container_ids, paths: ledger.paths() },
+            owned: &Ownership { container_ids, agent, paths: ledger.paths() },
             clock,
             not_before: &self.not_before(),
         };

@@ -989,6 +989,7 @@ impl<R: Runtime> Worker<R> {
             last_words: self.last_words.clone(),
             remarks,
             doing,
+            update: self.surge.update().cloned(),
         });
     }
 }

@@ -14,6 +14,7 @@ pub mod autopsy;
 mod exchange;
 mod files;
 mod hopeless;
+mod lead;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -389,6 +390,12 @@ fn whoever_may_ask(goal: &Goal<'_>, layout: &Layout) -> Result<kubeconfig::Crede
 /// The text of `super-admin.conf`.
 pub fn super_admin(goal: &Goal<'_>, layout: &Layout) -> Result<String, ApplyError> {
     kubeconfig_of("super-admin", goal, layout)
+}
+
+/// The text of `super-admin.conf` and its name; without it, of `admin.conf`.
+fn who_may_write(goal: &Goal<'_>, layout: &Layout) -> Option<(&'static str, String)> {
+    let read = |name: &str, file| Some((file, kubeconfig_of(name, goal, layout).ok()?));
+    read("super-admin", "super-admin.conf").or_else(|| read("admin", "admin.conf"))
 }
 
 fn kubeconfig_of(name: &str, goal: &Goal<'_>, layout: &Layout) -> Result<String, ApplyError> {

@@ -62,6 +62,8 @@ pub struct Context<'a, R> {
 pub struct Ownership {
     /// Full ids of our containers.
     pub container_ids: BTreeSet<String>,
+    /// The agent, where it runs. It listens beside an API server that it replaces.
+    pub agent: Option<i32>,
     /// Our files and directories, as they are on the host (below the layout's root). A directory being ours says
     /// nothing of what is in it, except for etcd's data directory.
     pub paths: BTreeSet<PathBuf>,
@@ -195,6 +197,7 @@ mod tests {
         let owned = Ownership {
             paths: [layout.manifests().join("kube-scheduler.yaml")].into(),
             container_ids: BTreeSet::new(),
+            agent: None,
         };
         let context = Context {
             cluster: &Cluster::example(),

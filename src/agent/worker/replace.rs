@@ -11,6 +11,7 @@ use super::{Wanted, Worker};
 use crate::agent::pod::StaticPod;
 use crate::agent::probe::{PostStart, port};
 use crate::agent::source::memory::{recall_pod, remember};
+use crate::agent::status::Update;
 use crate::agent::steer::{Program, Steering};
 use crate::agent::step::{belongs_to, instances, is_running, uid_of};
 use crate::agent::surge::{self, Course, Facts, Memory, Rejection};
@@ -36,6 +37,8 @@ pub(super) struct Surge {
     tried: Option<(String, Timestamp)>,
     /// It has been seen listening.
     listens: bool,
+    /// What is said of the file's spec, as long as it does not serve.
+    update: Option<Update>,
 }
 
 impl Surge {
@@ -47,6 +50,11 @@ impl Surge {
     /// Whether a question would reach the new one. Before it listens, the kernel gives it to somebody else.
     pub(super) fn may_ask(&self) -> bool {
         self.tried.is_none() || self.steering.is_none() || self.listens
+    }
+
+    /// The file's spec, where it is not the one that serves.
+    pub(super) fn update(&self) -> Option<&Update> {
+        self.update.as_ref()
     }
 
     /// When to look again, besides all other reasons.
@@ -71,6 +79,10 @@ impl<R: Runtime> Worker<R> {
         self.recall_surge();
         loop {
             let course = self.course(&pod);
+            self.surge.update = match course {
+                Course::Run => None,
+                _ => Some(Update { uid: pod.uid.clone(), rejected: self.rejected(&pod) }),
+            };
             if let Course::Try(_) = course {
                 self.try_new(&pod);
                 order.problems.push("the file's version is being tried".to_owned());
@@ -250,6 +262,12 @@ impl<R: Runtime> Worker<R> {
                 tracing::warn!(pod = %self.key, %error, "cannot keep that it is rejected");
             }
         }
+    }
+
+    /// Why the spec was rejected, if it was.
+    fn rejected(&self, pod: &StaticPod) -> Option<String> {
+        let rejected = self.surge.memory.as_ref()?.rejected.as_ref()?;
+        (rejected.hash == pod.hash).then(|| rejected.reason.clone())
     }
 
     /// The file holds the proven spec again: what comes next is a change, even if it was rejected before.

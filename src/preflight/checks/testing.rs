@@ -13,6 +13,9 @@ use crate::proc::{Capabilities, CgroupVersion, Cgroups, Listener, Memory, Proces
 use crate::release::Component;
 use crate::runtime::{CgroupDriver, RuntimeError, RuntimeInfo};
 
+/// Process id of the agent.
+pub(super) const AGENT: i32 = 4;
+
 pub(super) const CONTAINER: &str = "9a8b7c6d5e4f30213243546576879809a8b7c6d5e4f3021324354657687980ab";
 const ROOMY: Option<DiskSpace> = Some(DiskSpace { bytes: 100 << 30, files: Some(1_000_000) });
 
@@ -99,7 +102,7 @@ pub(super) fn ownership() -> Ownership {
     let facts = ours();
     let mut paths: std::collections::BTreeSet<_> = facts.host.manifests.into_values().collect();
     paths.insert(facts.host.etcd_data);
-    Ownership { container_ids: [CONTAINER.to_owned()].into(), paths }
+    Ownership { container_ids: [CONTAINER.to_owned()].into(), agent: Some(AGENT), paths }
 }
 
 pub(super) fn listener(address: &str, port: u16, container: Option<&str>) -> Listener {
