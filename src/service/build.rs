@@ -81,8 +81,8 @@ pub fn keep(layout: &Layout) -> Result<(), ServiceError> {
     let Holder::Process(pid) = running(layout)? else { return Ok(()) };
     let program = fsx::read(&executable(layout, pid))?;
     let hash = digest::digest(&digest::SHA256, &program);
-    let name: String = hash.as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-    let kept = layout.binaries().join(format!("plinth-{name}"));
+    let name = hash.as_ref()[..6].iter().fold("plinth-".to_owned(), |name, byte| name + &format!("{byte:02x}"));
+    let kept = layout.binaries().join(name);
     fsx::create_directories(&layout.binaries(), 0o700)?;
     fsx::write_if_changed(&kept, &program, 0o755)?;
     Ok(())
