@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::agent::blocking::apart;
 use crate::apply::autopsy::{self, Autopsy};
-use crate::apply::{self, ApplyError, Goal, Host, Outcome};
+use crate::apply::{self, ApplyError, Goal, Host, Launch, Outcome};
 use crate::cluster;
 use crate::config::{self, Cluster};
 use crate::error::{Hint, with_causes};
@@ -367,8 +367,20 @@ impl<'a, R: Runtime> Init<'a, R> {
             Some(_) if !unhealthy.contains_key(&Component::KubeApiserver) => self.cluster_admins().await,
             _ => None,
         };
+        let agent_outdated = match &self.host.launch {
+            Launch::Service { command, .. } => service::outdated(command, layout)?,
+            Launch::Foreground(_) => None,
+        };
         let agent_starts_at_boot = service::starts_at_boot(layout, ledger);
-        Ok(Live { agent_runs, agent_starts_at_boot, has_containers, running, unhealthy, cluster_admins })
+        Ok(Live {
+            agent_runs,
+            agent_outdated,
+            agent_starts_at_boot,
+            has_containers,
+            running,
+            unhealthy,
+            cluster_admins,
+        })
     }
 
     /// Components of which one of `containers` runs.

@@ -82,6 +82,11 @@ impl Layout {
         self.state().join("etcd-swap")
     }
 
+    /// `/var/lib/plinth/bin`, 0700: builds of plinth that ran the agent here and were replaced.
+    pub fn binaries(&self) -> PathBuf {
+        self.state().join("bin")
+    }
+
     /// `/var/lib/plinth/pods`, 0750: one directory per pod UID (volumes, termination messages, hosts files).
     pub fn pods(&self) -> PathBuf {
         self.state().join("pods")

@@ -407,8 +407,9 @@ fn announce<R>(plan: &Plan, goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger
                 }
             }
             Step::StartAgent => {
-                if let Launch::Service { manager, .. } = &host.launch {
+                if let Launch::Service { manager, command } = &host.launch {
                     made.extend(manager.creations(host.layout));
+                    made.extend(service::binary_creations(command, host.layout));
                 }
             }
             _ => {}
@@ -483,7 +484,14 @@ async fn start_agent<R>(host: &Host<'_, R>) -> Result<(Option<Child>, Option<Str
     let phase = host.printer.phase("agent-start");
     let (started, how) = match &host.launch {
         Launch::Service { manager, command } => {
-            let command = service::install(command, host.layout)?;
+            let outdated = service::outdated(command, host.layout)?.is_some();
+            if outdated {
+                service::keep(host.layout)?;
+            }
+            let command = service::install(command, host.layout, &host.journal.ledger()?)?;
+            if outdated {
+                manager.stop(host.layout).await?;
+            }
             let child = manager.start(&command, host.layout).await?;
             let how = match manager {
                 Manager::Systemd => "started the agent as plinth-agent.service",

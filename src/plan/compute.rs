@@ -123,8 +123,12 @@ fn mend(desired: &Desired<'_>, observed: &Observed, generation: &Generation, fou
 
     let mut steps = issues;
     steps.extend(manifests);
-    if !observed.agent_runs || !observed.agent_starts_at_boot {
-        let reason = if observed.agent_runs { "a boot would not start it" } else { "it does not run" };
+    let agent = match observed.agent_outdated {
+        _ if !observed.agent_runs => Some("it does not run"),
+        Some(reason) => Some(reason),
+        None => (!observed.agent_starts_at_boot).then_some("a boot would not start it"),
+    };
+    if let Some(reason) = agent {
         changes.push(drift("agent".to_owned(), Class::Live, reason.to_owned(), Step::StartAgent.phase()));
         steps.push(Step::StartAgent);
     }

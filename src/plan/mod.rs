@@ -104,6 +104,8 @@ pub struct Observed {
     pub etcd_data: EtcdData,
     /// The agent of this root runs.
     pub agent_runs: bool,
+    /// In what the agent that runs differs from the one that would be started.
+    pub agent_outdated: Option<&'static str>,
     /// The unit of the agent, where plinth made one, starts it at boot.
     pub agent_starts_at_boot: bool,
     /// Components that are not healthy, each with the reason.

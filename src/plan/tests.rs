@@ -96,6 +96,7 @@ pub(super) fn empty() -> Observed {
         manifests: BTreeMap::new(),
         etcd_data: EtcdData::Empty,
         agent_runs: false,
+        agent_outdated: None,
         agent_starts_at_boot: true,
         unhealthy: BTreeMap::from([(Component::Etcd, "connection refused".to_owned())]),
         has_containers: false,
@@ -119,6 +120,7 @@ pub(super) fn whole(standing: Standing) -> Observed {
         manifests: desired().into_iter().map(|one| (one.component, manifest(&one.yaml, true))).collect(),
         etcd_data: EtcdData::Ours,
         agent_runs: true,
+        agent_outdated: None,
         agent_starts_at_boot: true,
         unhealthy: BTreeMap::new(),
         has_containers: true,
@@ -219,7 +221,7 @@ fn an_unhealthy_committed_host_is_waited_for_and_not_restarted() {
 fn each_kind_of_drift_is_shown_and_repaired_by_itself() {
     type Harm = fn(&mut Observed);
     let api = Component::KubeApiserver;
-    let rows: [(&str, Harm, Vec<Step>); 6] = [
+    let rows: [(&str, Harm, Vec<Step>); 7] = [
         (
             "kube-apiserver: edited by hand: other flags: flag [restart of kube-apiserver, API gap expected]",
             |o| {
@@ -243,6 +245,7 @@ fn each_kind_of_drift_is_shown_and_repaired_by_itself() {
             vec![reissue(LEAF), Step::Wait, Step::Commit],
         ),
         ("agent: it does not run [live]", |o| o.agent_runs = false, vec![Step::StartAgent, Step::Wait]),
+        ("agent: it is old [live]", |o| o.agent_outdated = Some("it is old"), vec![Step::StartAgent, Step::Wait]),
         (
             "clusterrolebinding/kubeadm:cluster-admins: rights of admin.conf or of the agent are missing [live]",
             |o| o.cluster_admins = Some(false),
