@@ -3,6 +3,7 @@
 //! They are reports and grants for others; no decision of plinth reads them.
 
 pub mod lease;
+pub mod survey;
 
 use std::time::Duration;
 
@@ -42,6 +43,9 @@ pub enum ClusterError {
         #[source]
         source: Option<Box<kube::Error>>,
     },
+    /// Nodes or metrics cannot be read.
+    #[error("the API server does not tell its nodes and metrics")]
+    Survey(#[source] Option<Box<kube::Error>>),
     /// It kept refusing until the time was over.
     #[error("cannot create the ClusterRoleBinding `{CLUSTER_ADMINS}`")]
     Bind(#[source] Box<kube::Error>),

@@ -2,7 +2,7 @@
 //!
 //! [`Load`] asks with fresh connections, 50 times a second: creates and gets, of built-in and of custom objects, with
 //! `admin.conf`. What is acknowledged is remembered. Beside it an informer lists, watches, and watches on from where it
-//! was when its connection ends.
+//! was when its connection ends; it lists again only when told that this is too long ago.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -109,6 +109,12 @@ impl Client {
         let (status, answer) = self.ask(Method::POST, CRDS, Some(&body)).await.unwrap();
         assert!(status.is_success() || status == StatusCode::CONFLICT, "{status}: {answer}");
         self.get(MARKS).await;
+        // The API server makes creates wait until a new kind is 5 s old (apiextensions: `customresource_handler.go`).
+        let first = json!({
+            "apiVersion": "e2e.plinth.dev/v1", "kind": "Mark", "metadata": { "generateName": "first-" }, "spec": {},
+        });
+        let answer = self.request(Method::POST, MARKS).timeout(SETUP).json(&first).send().await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
     }
 
     /// Names of the objects at `path` that belong to `run`.
@@ -143,6 +149,8 @@ pub struct Report {
     pub unseen: BTreeSet<String>,
     /// How often the informer's watch ended.
     pub watches_ended: usize,
+    /// How often it had to list again: a fresh API server knows no older versions.
+    pub listed_again: usize,
 }
 
 impl fmt::Display for Report {
@@ -152,7 +160,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "{} of {} requests failed {first:?}, slowest {:.2} s; {} creates, longest gap {:.2} s, {} missing, {} unseen by \
-             an informer whose watch ended {} times",
+             an informer whose watch ended {} times and that listed {} times again",
             self.failed.len(),
             self.asked,
             self.slowest.as_secs_f64(),
@@ -161,6 +169,7 @@ impl fmt::Display for Report {
             self.missing.len(),
             self.unseen.len(),
             self.watches_ended,
+            self.listed_again,
         )
     }
 }
@@ -264,6 +273,7 @@ async fn run(client: Client, stop: &AtomicBool, answered: &AtomicUsize) -> Repor
     watching.abort();
     report.unseen = unseen();
     report.watches_ended = informer.ended.load(Ordering::Relaxed);
+    report.listed_again = informer.listed.load(Ordering::Relaxed) - 1;
     report
 }
 
@@ -304,14 +314,18 @@ async fn ask(client: Client, run: String, number: usize) -> Answer {
 struct Informer {
     seen: Mutex<BTreeSet<String>>,
     ended: AtomicUsize,
+    listed: AtomicUsize,
 }
 
-/// Lists once, and watches from there for ever. A version that the API server no longer knows is seen as a write that
-/// was missed: it does not list again.
 async fn inform(client: Client, run: String, informer: Arc<Informer>) {
-    let (names, mut version) = client.names(MAPS, &run).await;
-    informer.seen.lock().unwrap().extend(names);
+    let mut version = String::new();
     loop {
+        if version.is_empty() {
+            let (names, listed) = client.names(MAPS, &run).await;
+            informer.seen.lock().unwrap().extend(names);
+            informer.listed.fetch_add(1, Ordering::Relaxed);
+            version = listed;
+        }
         let query =
             format!("{MAPS}?watch=true&allowWatchBookmarks=true&labelSelector=run%3D{run}&resourceVersion={version}");
         if let Ok(mut answer) = client.request(Method::GET, &query).send().await {
@@ -320,17 +334,24 @@ async fn inform(client: Client, run: String, informer: Arc<Informer>) {
                 rest.extend_from_slice(&chunk);
                 while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                     let line: Vec<u8> = rest.drain(..=end).collect();
-                    let event: Value = serde_json::from_slice(&line).unwrap_or_default();
-                    if event["type"] == "ADDED" {
-                        informer.seen.lock().unwrap().extend(name(&event["object"]));
-                    }
-                    if let Some(newer) = event["object"]["metadata"]["resourceVersion"].as_str() {
-                        newer.clone_into(&mut version);
-                    }
+                    take(&informer, &mut version, &serde_json::from_slice(&line).unwrap_or_default());
                 }
             }
         }
         informer.ended.fetch_add(1, Ordering::Relaxed);
         sleep(AGAIN).await;
+    }
+}
+
+fn take(informer: &Informer, version: &mut String, event: &Value) {
+    if event["type"] == "ADDED" {
+        informer.seen.lock().unwrap().extend(name(&event["object"]));
+    }
+    if let Some(newer) = event["object"]["metadata"]["resourceVersion"].as_str() {
+        newer.clone_into(version);
+    }
+    // The version is too old, or was never known.
+    if event["type"] == "ERROR" || event["code"] == 410 {
+        version.clear();
     }
 }
