@@ -242,7 +242,7 @@ pub fn remove_all(path: &Path) -> Result<bool> {
         return remove_file(path);
     }
     empty_directory(path)?;
-    tolerate_missing(fs::remove_dir(path), "remove directory", path)
+    tolerate_missing(effect::change(path, || fs::remove_dir(path)), "remove directory", path)
 }
 
 /// Empties `directory` but for `mounts`; goes on after an error and returns the first one.

@@ -48,12 +48,7 @@ pub(super) struct Swapped {
 
 impl Swapped {
     /// Reads what is to be gone back to if need be.
-    pub(super) fn of<R>(
-        back: Back,
-        goal: &Goal<'_>,
-        host: &Host<'_, R>,
-        ledger: &Ledger,
-    ) -> Result<Self, ApplyError> {
+    pub(super) fn of<R>(back: Back, goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger) -> Result<Self, ApplyError> {
         let stored = || -> Result<_, ApplyError> {
             let generation = generation::committed(host.layout, ledger)?;
             Ok(generation.and_then(|mut generation| generation.manifests.remove(&Component::Etcd)))
@@ -357,7 +352,11 @@ impl<'a, R> Run<'a, R> {
         let begin = Instant::now();
         let (record, copied) = apart(move || data.copy(&id, &image, &mut |_| {})).await?;
         let how = format!("{} MiB copied, {} MiB shared", copied.bytes >> 20, copied.shared >> 20);
-        self.phase.update(&format!("copy of revision {}: {how} ({:.1} s)", record.revision, begin.elapsed().as_secs_f64()));
+        self.phase.update(&format!(
+            "copy of revision {}: {how} ({:.1} s)",
+            record.revision,
+            begin.elapsed().as_secs_f64()
+        ));
         Ok(())
     }
 
@@ -423,10 +422,14 @@ impl<'a, R> Run<'a, R> {
     async fn stuck(&self, which: Which, reason: String) -> ApplyError {
         let data = self.data.clone();
         // One that crashes again and again has the data open now and then.
-        let revision = apart(move || (0..50).find_map(|_| {
-            std::thread::sleep(POLL);
-            data.contents().ok()
-        })).await.map(|contents| contents.revision);
+        let revision = apart(move || {
+            (0..50).find_map(|_| {
+                std::thread::sleep(POLL);
+                data.contents().ok()
+            })
+        })
+        .await
+        .map(|contents| contents.revision);
         ApplyError::EtcdStuck {
             image: self.image(which).to_owned(),
             reason,

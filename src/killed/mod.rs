@@ -106,7 +106,7 @@ async fn init(world: &World, verbosity: &str) -> Result<bool, String> {
 async fn reset(world: &World) -> Verdict {
     let report = tokio::time::timeout(LIMIT, world.reset()).await.map_err(|_| "reset takes too long".to_owned())?;
     let report = report.map_err(|error| format!("reset: {error}: {error:?}"))?;
-    equal(&report.left, &Vec::new(), "what reset says is left")?;
+    equal(&report.complete, &true, &format!("{:?}: is it complete", report.things))?;
     nothing(&world.left(), "what is left after reset")
 }
 

@@ -18,11 +18,12 @@ use crate::clock::Clock;
 use crate::config::Cluster;
 use crate::fsx::disk::{Crash, Disk, Tree};
 use crate::fsx::{self, Holder};
-use crate::init::{Init, InitError, Request};
+use crate::init::{self, Init, InitError, Request};
 use crate::journal::{Creation, Journal, Ledger};
 use crate::layout::Layout;
+use crate::plan;
 use crate::release::Component;
-use crate::reset::{self, Report};
+use crate::reset::{self, Made, Report};
 use crate::runtime::fake::FakeRuntime;
 use crate::runtime::{Container, State, labels};
 use crate::service::{self, AgentCommand, Manager, in_process};
@@ -152,6 +153,9 @@ impl World {
 
     /// `plinth init`, as the command line does it; `false` when there was nothing to do.
     pub(super) async fn init(&self, cluster: &Cluster, running: Option<&Cluster>) -> Result<bool, InitError> {
+        let mut cluster = cluster.clone();
+        cluster.host.external_ca = running.is_none() && plan::external_ca(&self.layout, &cluster, &self.ledger());
+        let cluster = &cluster;
         let skipped = ["preflight".to_owned()];
         let request = Request {
             cluster,
@@ -159,6 +163,7 @@ impl World {
             skip_phases: &skipped,
             plan: None,
             ignored: &[],
+            renew: true,
             engine_address: "unix:///run/docker.sock",
         };
         let (journal, clock, printer) = (self.journal(), Clock::system(), printer());
@@ -172,9 +177,10 @@ impl World {
     /// `plinth reset`.
     pub(super) async fn reset(&self) -> Result<Report, reset::ResetError> {
         let (journal, clock, printer) = (self.journal(), Clock::system(), printer());
-        let etcd = [self.layout.below_root(&self.cluster("2").etcd.data_dir)];
         let host = self.host(&journal, &clock, &printer);
-        reset::run(&host, reset::Options::default(), &etcd).await
+        let _lock = init::lock(&self.layout)?.expect("nobody else is at work");
+        let made = Made::find(&self.layout, &self.engine, &self.ledger()).await?;
+        reset::run(&host, &made, reset::Options::default()).await
     }
 
     fn host<'a>(&'a self, journal: &'a Journal, clock: &'a Clock, printer: &'a Printer) -> Host<'a, Engine> {

@@ -58,7 +58,8 @@ impl OpenSwap {
             if checksum(&text) == side.manifest {
                 return Ok(text);
             }
-            let other = std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not the one that the journal names");
+            let other =
+                std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not the one that the journal names");
             Err(FsError::of("use", &path)(other))
         };
         let course = match (swap.failed, swap.served) {

@@ -111,10 +111,8 @@ pub(crate) fn a_flag_that_is_refused_after_etcd_was_exchanged() {
 
 pub(crate) fn an_api_server_that_is_never_ready() {
     // It waits for an etcd that does not exist.
-    let fields = format!(
-        "{}apiServer: {{extraArgs: [{{name: etcd-servers, value: \"https://127.0.0.1:1\"}}]}}\n",
-        same_etcd()
-    );
+    let fields =
+        format!("{}apiServer: {{extraArgs: [{{name: etcd-servers, value: \"https://127.0.0.1:1\"}}]}}\n", same_etcd());
     let (_, report) = fails(&config("old", OLD, &same_etcd()), &config("new", NEW, &fields));
     report.flawless();
 }
