@@ -23,6 +23,7 @@ use crate::health::{Identity, TargetError, Trust};
 use crate::journal::{Creation, Ledger, Record};
 use crate::plan::{self, Back, OpenSwap, generation};
 use crate::release::Component;
+use crate::runtime::Runtime;
 use crate::ui::Phase;
 use crate::yaml;
 
@@ -67,7 +68,7 @@ impl Swapped {
 }
 
 /// Replaces the etcd that runs, or goes on with doing so, and waits until the new one is healthy.
-pub(super) async fn swap<R>(
+pub(super) async fn swap<R: Runtime>(
     swapped: &Swapped,
     goal: &Goal<'_>,
     host: &Host<'_, R>,
@@ -98,7 +99,7 @@ pub(super) async fn swap<R>(
 }
 
 /// Brings the etcd from before back. `None` where it has never gone; with the reason where it is not healthy again.
-pub(super) async fn undo<R>(
+pub(super) async fn undo<R: Runtime>(
     swapped: &Swapped,
     goal: &Goal<'_>,
     host: &Host<'_, R>,
@@ -181,7 +182,7 @@ struct Run<'a, R> {
     phase: Phase,
 }
 
-impl<'a, R> Run<'a, R> {
+impl<'a, R: Runtime> Run<'a, R> {
     /// The swap that the journal knows.
     fn open(goal: &'a Goal<'a>, host: &'a Host<'a, R>) -> Result<Option<Self>, ApplyError> {
         let open = OpenSwap::read(host.layout, &host.journal.ledger()?)?;
@@ -367,7 +368,7 @@ impl<'a, R> Run<'a, R> {
                 let reason = unhealthy.into_iter().map(|(_, reason)| reason).collect::<Vec<_>>().join("; ");
                 Err(self.stuck(which, reason).await)
             }
-            gate => gate,
+            gate => Ok(gate?.after),
         }
     }
 

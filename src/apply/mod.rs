@@ -290,7 +290,7 @@ impl Exchange {
 }
 
 /// Puts back what was exchanged, in reverse order. Returns the components, with the reason where one is not healthy.
-async fn put_back<R>(
+async fn put_back<R: Runtime>(
     exchanged: &[Exchange],
     goal: &Goal<'_>,
     host: &Host<'_, R>,
