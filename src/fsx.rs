@@ -5,6 +5,10 @@
 //! - After a function returns, what it wrote survives a power loss (file and directory are synced); but for [`link`].
 //! - Errors name the operation and the path.
 
+#[cfg(test)]
+pub(crate) mod disk;
+pub(crate) mod effect;
+
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -51,7 +55,7 @@ pub enum Written {
 ///
 /// The temporary name starts with a dot, so that readers of a manifests directory never see it.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    prepare(path, content, mode)?.persist(path).map_err(|error| FsError::of("rename into place", path)(error.error))?;
+    persist(prepare(path, content, mode)?, path)?;
     sync_directory(parent(path)?)
 }
 
@@ -68,17 +72,22 @@ pub fn temporary(path: &Path) -> PathBuf {
 fn prepare(path: &Path, content: &[u8], mode: u32) -> Result<tempfile::NamedTempFile> {
     let temporary = temporary(path);
     remove_file(&temporary)?;
-    let mut file = tempfile::Builder::new()
-        .prefix(temporary.file_name().unwrap_or_default())
-        .rand_bytes(0)
-        .permissions(Permissions::from_mode(mode))
-        .tempfile_in(parent(path)?)
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(temporary.file_name().unwrap_or_default()).rand_bytes(0).permissions(Permissions::from_mode(mode));
+    let directory = parent(path)?;
+    let mut file = effect::change(&temporary, || builder.tempfile_in(directory))
         .map_err(FsError::of("create a temporary file beside", path))?;
     // The permissions above pass through the umask; these do not.
-    file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(FsError::of("set the mode of", path))?;
-    file.write_all(content).map_err(FsError::of("write", path))?;
-    file.as_file().sync_all().map_err(FsError::of("sync", path))?;
+    effect::change(&temporary, || file.as_file().set_permissions(Permissions::from_mode(mode)))
+        .map_err(FsError::of("set the mode of", path))?;
+    effect::change(&temporary, || file.write_all(content)).map_err(FsError::of("write", path))?;
+    effect::sync(&temporary, || file.as_file().sync_all()).map_err(FsError::of("sync", path))?;
     Ok(file)
+}
+
+fn persist(temporary: tempfile::NamedTempFile, path: &Path) -> Result<()> {
+    let persisted = effect::change(path, || temporary.persist(path));
+    persisted.map(drop).map_err(|error| FsError::of("rename into place", path)(error.error))
 }
 
 /// [`write_atomic`], but leaves a file alone that already has this content and mode.
@@ -131,7 +140,7 @@ pub fn write_batch(files: &[NewFile]) -> Result<()> {
     let prepared = prepared.into_iter().collect::<Result<Vec<_>>>()?;
     let mut directories = std::collections::BTreeSet::new();
     for (temporary, file) in prepared.into_iter().flatten().zip(files) {
-        temporary.persist(&file.path).map_err(|error| FsError::of("rename into place", &file.path)(error.error))?;
+        persist(temporary, &file.path)?;
         directories.insert(parent(&file.path)?);
     }
     directories.into_iter().try_for_each(sync_directory)
@@ -165,9 +174,9 @@ pub fn create_directories(path: &Path, mode: u32) -> Result<Vec<PathBuf>> {
 fn make_directories(path: &Path, mode: u32, made_in: fn(&Path) -> Result<()>) -> Result<Vec<PathBuf>> {
     let missing = missing_directories(path);
     for directory in &missing {
-        match DirBuilder::new().mode(mode).create(directory) {
+        match effect::change(directory, || DirBuilder::new().mode(mode).create(directory)) {
             Ok(()) => {
-                fs::set_permissions(directory, Permissions::from_mode(mode))
+                effect::change(directory, || fs::set_permissions(directory, Permissions::from_mode(mode)))
                     .map_err(FsError::of("set the mode of", directory))?;
                 made_in(parent(directory)?)?;
             }
@@ -185,7 +194,7 @@ pub fn link(path: &Path, target: &Path, mode: u32) -> Result<()> {
     if path.is_symlink() {
         remove_file(path)?;
     }
-    std::os::unix::fs::symlink(target, path).map_err(FsError::of("create link", path))
+    effect::change(path, || std::os::unix::fs::symlink(target, path)).map_err(FsError::of("create link", path))
 }
 
 /// The directories on the way to and including `path` that do not exist, outermost first.
@@ -201,12 +210,12 @@ pub fn missing_directories(path: &Path) -> Vec<PathBuf> {
 
 /// Removes the file or symlink `path`; `false` when it was not there.
 pub fn remove_file(path: &Path) -> Result<bool> {
-    tolerate_missing(fs::remove_file(path), "remove", path)
+    tolerate_missing(effect::change(path, || fs::remove_file(path)), "remove", path)
 }
 
 /// Removes the directory `path` if it is empty; `false` when it was not there or is not empty.
 pub fn remove_empty_directory(path: &Path) -> Result<bool> {
-    match fs::remove_dir(path) {
+    match effect::change(path, || fs::remove_dir(path)) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
         result => tolerate_missing(result, "remove directory", path),
     }
@@ -214,7 +223,7 @@ pub fn remove_empty_directory(path: &Path) -> Result<bool> {
 
 /// Removes the directory `path` with all that is in it; `false` when it was not there.
 pub fn remove_tree(path: &Path) -> Result<bool> {
-    tolerate_missing(fs::remove_dir_all(path), "remove directory", path)
+    tolerate_missing(effect::change(path, || fs::remove_dir_all(path)), "remove directory", path)
 }
 
 /// Removes everything in the directory `path`, and not the directory, which may be a mount point. What is mounted below
@@ -233,7 +242,7 @@ pub fn remove_all(path: &Path) -> Result<bool> {
         return remove_file(path);
     }
     empty_directory(path)?;
-    tolerate_missing(fs::remove_dir(path), "remove directory", path)
+    tolerate_missing(effect::change(path, || fs::remove_dir(path)), "remove directory", path)
 }
 
 /// Empties `directory` but for `mounts`; goes on after an error and returns the first one.
@@ -354,14 +363,16 @@ fn tolerate_missing(result: io::Result<()>, operation: &'static str, path: &Path
 
 /// Renames `from` to `to` on the same file system and syncs both directories.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).map_err(FsError::of("rename", from))?;
+    effect::change(to, || fs::rename(from, to)).map_err(FsError::of("rename", from))?;
     sync_directory(parent(from)?)?;
     sync_directory(parent(to)?)
 }
 
 /// Opens `path` for appending, created with `mode` when missing.
 pub fn open_append(path: &Path, mode: u32) -> Result<File> {
-    OpenOptions::new().append(true).read(true).create(true).mode(mode).open(path).map_err(FsError::of("open", path))
+    let mut options = OpenOptions::new();
+    options.append(true).read(true).create(true).mode(mode);
+    effect::change(path, || options.open(path)).map_err(FsError::of("open", path))
 }
 
 /// Whether `path` names the open file `file`, which may have been removed or replaced since it was opened.
@@ -384,20 +395,15 @@ impl Lock {
     /// has it, with the pid that is written in the file, if one is.
     pub fn try_take(path: &Path) -> Result<std::result::Result<Self, Option<i32>>> {
         loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(path)
-                .map_err(FsError::of("open", path))?;
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            let file = effect::change(path, || options.open(path)).map_err(FsError::of("open", path))?;
             return match file.try_lock() {
                 // Its last holder has removed it, and others lock the file that has the name now.
                 Ok(()) if !has_name(&file, path) => continue,
                 Ok(()) => {
                     let mut lock = Self { file };
-                    lock.write_pid().map_err(FsError::of("write", path))?;
+                    effect::change(path, || lock.write_pid()).map_err(FsError::of("write", path))?;
                     Ok(Ok(lock))
                 }
                 Err(fs::TryLockError::WouldBlock) => Ok(Err(Self::pid_in(path))),
@@ -446,7 +452,8 @@ pub enum Holder {
 
 /// Makes names that were created, renamed or removed in `directory` durable.
 pub fn sync_directory(directory: &Path) -> Result<()> {
-    File::open(directory).and_then(|file| file.sync_all()).map_err(FsError::of("sync directory", directory))
+    let sync = || File::open(directory).and_then(|file| file.sync_all());
+    effect::sync(directory, sync).map_err(FsError::of("sync directory", directory))
 }
 
 fn parent(path: &Path) -> Result<&Path> {

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Hint;
-use crate::fsx::{self, FsError};
+use crate::fsx::{self, FsError, effect};
 use crate::layout::Layout;
 
 /// Past this size the journal is rewritten as its projection, if that is much smaller. A control plane's first
@@ -334,8 +334,8 @@ impl Journal {
         let mut file = self.open_locked()?;
         self.drop_torn_tail(&mut file)?;
         let lines: String = records.iter().map(line).collect();
-        file.write_all(lines.as_bytes()).map_err(FsError::of("write", &self.path))?;
-        file.sync_data().map_err(FsError::of("sync", &self.path))?;
+        effect::change(&self.path, || file.write_all(lines.as_bytes())).map_err(FsError::of("write", &self.path))?;
+        effect::sync(&self.path, || file.sync_data()).map_err(FsError::of("sync", &self.path))?;
         if file.metadata().is_ok_and(|meta| meta.len() > COMPACT_FROM) {
             self.compact(&mut file)?;
         }
@@ -392,7 +392,7 @@ impl Journal {
         match last.map(|(index, last)| (index, last, parse(last))) {
             Some((_, last, Line::Broken)) => {
                 let keep = length.saturating_sub(last.len() as u64);
-                file.set_len(keep).map_err(FsError::of("truncate", &self.path))?;
+                effect::change(&self.path, || file.set_len(keep)).map_err(FsError::of("truncate", &self.path))?;
             }
             Some((index, _, Line::Unknown)) => return Err(self.newer(index)),
             Some((_, _, Line::Record(_))) | None => {}

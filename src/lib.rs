@@ -50,6 +50,8 @@ pub mod fsx;
 pub mod health;
 pub mod init;
 pub mod journal;
+#[cfg(test)]
+mod killed;
 pub mod kubeconfig;
 pub mod layout;
 pub mod logline;

@@ -238,8 +238,16 @@ fn remove_last(layout: &Layout, made: &Made, reasons: &mut Reasons) {
             reasons.insert(path.display().to_string(), explain(&error));
         }
     };
+    // What a writer that was killed left beside it is plinth's, whoever has installed the program.
+    let unfinished = fsx::temporary(&layout.binary());
+    attempt(unfinished.clone(), fsx::remove_file(&unfinished));
     if made.has_binary(layout) {
         attempt(layout.binary(), fsx::remove_file(&layout.binary()));
+    }
+    // A power loss must not bring back what nobody would know of any more.
+    if let Err(error) = survey::parents(layout, made).iter().try_for_each(|directory| fsx::sync_directory(directory)) {
+        attempt(layout.journal(), Err(error));
+        return;
     }
     // The lock after the journal, and then nothing but the directory: whoever gets the lock now begins a new journal.
     for path in survey::needed_to_go_on(layout) {

@@ -165,7 +165,8 @@ impl Asked {
     ) -> Result<Self, Failure> {
         let layout = &context.layout;
         let journal = Journal::of(layout);
-        let generation = generation::committed(layout, &ledger(&journal)?)?;
+        let ledger = ledger(&journal)?;
+        let generation = generation::committed(layout, &ledger)?;
         let mut host = HostFacts::collect(context.environment.variables.clone())?;
         let rendered = view.or_else(|| generation.as_ref().and_then(|generation| generation.host.clone()));
         if let Some(HostView { ca_directories, proxy_variables, .. }) = rendered.clone() {
@@ -180,7 +181,8 @@ impl Asked {
         });
         let mut loaded = config::load_over(file, running.as_ref(), overrides, &host)
             .map_err(|errors| Failure::hinted(errors, Exit::Usage))?;
-        let external_ca = rendered.map_or_else(|| plan::external_ca(layout, &loaded.cluster), |view| view.external_ca);
+        let found = || plan::external_ca(layout, &loaded.cluster, &ledger);
+        let external_ca = rendered.map_or_else(found, |view| view.external_ca);
         for cluster in [Some(&mut loaded.cluster), loaded.running.as_mut()].into_iter().flatten() {
             cluster.host.external_ca = external_ca;
         }

@@ -74,9 +74,15 @@ pub fn standing(layout: &Layout, ledger: &Ledger) -> Result<Standing, FsError> {
 }
 
 /// Whether the cluster's authority was brought without its key, so that it signs elsewhere.
-pub fn external_ca(layout: &Layout, cluster: &Cluster) -> bool {
+pub fn external_ca(layout: &Layout, cluster: &Cluster, ledger: &Ledger) -> bool {
     let pki = layout.below_root(&cluster.cert_dir);
-    pki.join("ca.crt").exists() && !pki.join("ca.key").exists()
+    let key = pki.join("ca.key");
+    pki.join("ca.crt").exists() && !key.exists() && !is_unfinished(&key, ledger)
+}
+
+/// Whether a file that is not there was about to be written by an `init` that did not come to its end.
+fn is_unfinished(missing: &Path, ledger: &Ledger) -> bool {
+    ledger.committed.is_none() && ledger.has_file(missing)
 }
 
 /// Where the manifest of `component` is.
@@ -154,6 +160,16 @@ fn credentials(
         {
             other_authorities.push((entry.credential.item, serial.clone(), recorded));
         }
+        // A certificate whose key was to follow is no authority that somebody keeps elsewhere.
+        let half = entry.files.iter().zip(&contents).find(|(file, content)| {
+            content.is_none() && entry.credential.authority.is_none() && is_unfinished(&file.path, ledger)
+        });
+        let checked = checked.and_then(|usable| match half {
+            Some((file, _)) => {
+                Err(Wrong { reason: format!("`{}` is missing", file.path.display()), hints: Vec::new() })
+            }
+            None => Ok(usable),
+        });
         let checked = checked.and_then(|usable| match usable.stale() {
             // Of an unfinished init with other flags. Once an init has succeeded, a kubeconfig is people's to edit, and
             // keys keep their algorithm until they are renewed.

@@ -125,6 +125,19 @@ pub(super) fn needed_to_go_on(layout: &Layout) -> [PathBuf; 3] {
     [layout.agent_id(), layout.journal(), layout.lock()]
 }
 
+/// The directories that are there in which something of `made` was.
+pub(super) fn parents(layout: &Layout, made: &Made) -> BTreeSet<PathBuf> {
+    let paths = made.creations().filter_map(|creation| match creation {
+        Creation::File { path }
+        | Creation::HostFile { path }
+        | Creation::Directory { path }
+        | Creation::Tree { path } => Some(path.clone()),
+        Creation::Container { .. } | Creation::Image { .. } | Creation::Unit { .. } => None,
+    });
+    let parent = |path: PathBuf| path.ancestors().skip(1).find(|one| one.is_dir()).map(Path::to_path_buf);
+    paths.chain([layout.binary()]).filter_map(parent).collect()
+}
+
 /// Why `creation` is not to be removed, if it is not.
 pub(super) fn stays(creation: &Creation, options: Options) -> Option<&'static str> {
     match creation {

@@ -82,7 +82,7 @@ struct World {
     subscribers: Vec<Subscriber>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     container: Container,
     spec: ContainerSpec,
@@ -101,6 +101,24 @@ impl FakeRuntime {
     /// An engine without images and containers.
     pub fn new(clock: Clock) -> Self {
         Self { clock, world: Arc::default(), ended: watch::Sender::new(0) }
+    }
+
+    /// Another engine with the containers, images and programs that this one has now, and nothing else that was
+    /// scripted.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let world = self.world();
+        let copy = World {
+            containers: world.containers.clone(),
+            created: world.created,
+            started: world.started,
+            images: world.images.clone(),
+            registry: world.registry.clone(),
+            pulls_take: world.pulls_take,
+            programs: world.programs.clone(),
+            ..World::default()
+        };
+        Self { clock: self.clock.clone(), world: Arc::new(Mutex::new(copy)), ended: watch::Sender::new(0) }
     }
 
     /// Makes an image present on the host.

@@ -6,6 +6,8 @@
 //! - What is made on the host is announced to the caller before it is made.
 
 mod build;
+#[cfg(test)]
+pub(crate) mod in_process;
 mod systemd;
 
 use std::fs::File;
@@ -126,7 +128,7 @@ impl Manager {
         match self {
             Self::Systemd => systemd::start(command, layout).await.map(|()| None),
             Self::Detached if running(layout)? != Holder::Free => Ok(None),
-            Self::Detached => detach(command, layout).map(Some),
+            Self::Detached => detach(command, layout),
         }
     }
 
@@ -181,7 +183,7 @@ pub fn leave_session() {
     let _ = nix::unistd::setsid();
 }
 
-fn detach(command: &AgentCommand, layout: &Layout) -> Result<Child, ServiceError> {
+fn detach(command: &AgentCommand, layout: &Layout) -> Result<Option<Child>, ServiceError> {
     let log = layout.agent_log();
     fsx::create_directories(log.parent().unwrap_or(Path::new("/")), 0o700)?;
     if std::fs::metadata(&log).is_ok_and(|meta| meta.len() > LOG_LIMIT) {
@@ -189,6 +191,10 @@ fn detach(command: &AgentCommand, layout: &Layout) -> Result<Child, ServiceError
     }
     let output = fsx::open_append(&log, 0o600)?;
     let errors: File = output.try_clone().map_err(FsError::of("open", &log))?;
+    #[cfg(test)]
+    if in_process::start(layout) {
+        return Ok(None);
+    }
     tokio::process::Command::new(&command.program)
         .args(&command.arguments)
         .arg("--detached")
@@ -197,10 +203,13 @@ fn detach(command: &AgentCommand, layout: &Layout) -> Result<Child, ServiceError
         .stdout(output)
         .stderr(errors)
         .spawn()
+        .map(Some)
         .map_err(|source| ServiceError::Spawn { program: command.program.display().to_string(), source })
 }
 
 async fn end_process(layout: &Layout) -> Result<(), ServiceError> {
+    #[cfg(test)]
+    in_process::stop(layout);
     let mut last = Holder::Unknown;
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         // An agent that is just starting has not written its process id yet.

@@ -1,0 +1,195 @@
+//! SIGKILL and power loss after every effect of an operation on the disk and on the runtime: the same command run again
+//! converges, and a reset takes all of it away.
+//!
+//! An operation is done once while everything that it and the agent do is watched, one effect at a time. After each
+//! effect it is kept what each [`End`] would leave, on the disk and in the engine. Then every such state is made anew,
+//! and plinth is run on it. The effects are shared out among some hosts that do the same beside each other.
+
+#![allow(clippy::print_stdout)] // the counts
+
+mod engine;
+mod world;
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use world::{End, Point, World};
+
+/// How many hosts share the work.
+const HOSTS: u64 = 6;
+
+/// How long a command may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Something that a client of the API server was told is kept.
+const ACKNOWLEDGED: &str = "/api/v1/namespaces/default/configmaps/acknowledged";
+
+type Verdict = Result<(), String>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    FirstInit,
+    FlagChange,
+    Reset,
+}
+
+impl Operation {
+    async fn prepare(self, world: &World) -> Verdict {
+        if self != Self::FirstInit {
+            init(world, "2").await?;
+            let mut objects = world.store().read();
+            objects.insert(ACKNOWLEDGED.to_owned(), json!({}));
+            world.store().write(&objects);
+        }
+        Ok(())
+    }
+
+    async fn perform(self, world: &World) -> Verdict {
+        match self {
+            Self::FirstInit => init(world, "2").await.map(drop),
+            Self::FlagChange => init(world, "3").await.map(drop),
+            Self::Reset => reset(world).await,
+        }
+    }
+
+    /// What has to hold for what an end at `point` has left.
+    async fn check(self, world: &mut World, point: &Point, end: End) -> Verdict {
+        world.crash(point, end);
+        nothing(&world.leaked(), "what the ledger does not know")?;
+        if self != Self::Reset {
+            self.is_finished_or_undone(world, end).await?;
+            world.crash(point, end);
+        }
+        reset(world).await
+    }
+
+    async fn is_finished_or_undone(self, world: &World, end: End) -> Verdict {
+        let before = world.ledger().committed.map(|(generation, _)| generation);
+        // Half of the ends of a change are followed by an `init` that asks for nothing new.
+        let finished = self == Self::FirstInit || matches!(end, End::Command | End::UnsyncedLost | End::StateKept);
+        let verbosity = match (self, finished, before) {
+            (Self::FirstInit, ..) | (_, false, Some(1)) => "2",
+            _ => "3",
+        };
+        init(world, verbosity).await?;
+        let committed = world.ledger().committed.map(|(generation, _)| generation);
+        let expected = if verbosity == "3" { Some(2) } else { Some(1) };
+        equal(&committed, &expected, "the generation")?;
+        let manifest = std::fs::read_to_string(world.layout.manifests().join("kube-scheduler.yaml"));
+        let flag = format!("--v={verbosity}");
+        equal(&manifest.unwrap_or_default().contains(&flag), &true, "the flag is in the manifest")?;
+        equal(
+            &world.running(),
+            &["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"].map(str::to_owned).to_vec(),
+            "what runs",
+        )?;
+        nothing(&world.leaked(), "what the ledger does not know in the end")?;
+        if self == Self::FlagChange {
+            equal(&world.store().read().contains_key(ACKNOWLEDGED), &true, "an acknowledged write is there")?;
+        }
+        equal(&init(world, verbosity).await?, &false, "a further init has something to do")
+    }
+}
+
+async fn init(world: &World, verbosity: &str) -> Result<bool, String> {
+    let running = world.ledger().committed.map(|(generation, _)| if generation == 1 { "2" } else { "3" });
+    let running = running.map(|verbosity| world.cluster(verbosity));
+    let cluster = world.cluster(verbosity);
+    let done = tokio::time::timeout(LIMIT, world.init(&cluster, running.as_ref())).await;
+    done.map_err(|_| "init takes too long".to_owned())?.map_err(|error| format!("init: {error}: {error:?}"))
+}
+
+async fn reset(world: &World) -> Verdict {
+    let report = tokio::time::timeout(LIMIT, world.reset()).await.map_err(|_| "reset takes too long".to_owned())?;
+    let report = report.map_err(|error| format!("reset: {error}: {error:?}"))?;
+    equal(&report.complete, &true, &format!("{:?}: is it complete", report.things))?;
+    nothing(&world.left(), "what is left after reset")
+}
+
+fn nothing(found: &[String], what: &str) -> Verdict {
+    if found.is_empty() { Ok(()) } else { Err(format!("{what}: {found:?}")) }
+}
+
+fn equal<T: PartialEq + std::fmt::Debug>(found: &T, expected: &T, what: &str) -> Verdict {
+    if found == expected { Ok(()) } else { Err(format!("{what}: {found:?}, not {expected:?}")) }
+}
+
+/// The same effect has the same name on all hosts: without ids, and with a number where it is not the first.
+fn named(points: &[Point]) -> Vec<String> {
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    let is_id = |word: &str| word.len() >= 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let name = |what: &str| {
+        what.split_inclusive(['/', '_', ' ']).filter(|word| !is_id(word.trim_end_matches(['/', '_', ' ']))).collect()
+    };
+    let numbered = |point: &Point| {
+        let name: String = name(&point.what);
+        let count = counts.entry(name.clone()).or_default();
+        *count += 1;
+        format!("{name} {count}")
+    };
+    points.iter().map(numbered).collect()
+}
+
+fn every_end_at_every_point(operation: Operation) {
+    let begin = Instant::now();
+    let [effects, states] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    let failures: Vec<String> = thread::scope(|scope| {
+        let hosts: Vec<_> = (0..HOSTS)
+            .map(|host| {
+                scope.spawn({
+                    let (effects, states) = (&effects, &states);
+                    move || share(operation, host, effects, states)
+                })
+            })
+            .collect();
+        hosts.into_iter().flat_map(|host| host.join().unwrap()).collect()
+    });
+    let [effects, states] = [effects, states].map(AtomicUsize::into_inner);
+    println!("{operation:?}: {effects} effects, {states} different states, {:.1} s", begin.elapsed().as_secs_f64());
+    assert!(failures.is_empty(), "{} of {states}:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The part of the work that `host` does; what went wrong.
+fn share(operation: Operation, host: u64, effects: &AtomicUsize, states: &AtomicUsize) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut world = World::new();
+        operation.prepare(&world).await.unwrap();
+        let points = world.record(async || operation.perform(&world).await.unwrap()).await;
+        let (mut seen, mut failures) = (HashSet::new(), Vec::new());
+        for (name, point) in named(&points).iter().zip(&points) {
+            let mut hasher = DefaultHasher::new();
+            name.hash(&mut hasher);
+            let is_ours = hasher.finish() % HOSTS == host;
+            effects.fetch_add(usize::from(is_ours), Ordering::Relaxed);
+            for end in End::ALL {
+                if point.state(end).is_some_and(|state| seen.insert(state)) && is_ours {
+                    states.fetch_add(1, Ordering::Relaxed);
+                    if let Err(why) = operation.check(&mut world, point, end).await {
+                        failures.push(format!("{end:?} after {name}: {why}"));
+                    }
+                }
+            }
+        }
+        failures
+    })
+}
+
+#[test]
+fn a_first_init_that_ends_anywhere_is_finished_by_the_next() {
+    every_end_at_every_point(Operation::FirstInit);
+}
+
+#[test]
+fn a_change_that_ends_anywhere_is_finished_or_undone_by_the_next() {
+    every_end_at_every_point(Operation::FlagChange);
+}
+
+#[test]
+fn a_reset_that_ends_anywhere_is_finished_by_the_next() {
+    every_end_at_every_point(Operation::Reset);
+}
