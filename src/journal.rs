@@ -101,6 +101,54 @@ pub enum Record {
         /// When.
         at: Timestamp,
     },
+    /// One etcd is about to be replaced by another one; see [`crate::etcd`].
+    EtcdSwap {
+        /// Names the swap, and the copy of the data that it makes.
+        id: String,
+        /// The etcd that runs.
+        old: SwapSide,
+        /// The one that replaces it.
+        new: SwapSide,
+    },
+    /// The new etcd is no good: back to the old one.
+    EtcdSwapFailed {
+        /// Which swap.
+        id: String,
+    },
+    /// The new etcd has acknowledged writes, or that cannot be ruled out: the copy must never be put back.
+    EtcdSwapServed {
+        /// Which swap.
+        id: String,
+    },
+    /// The swap has ended, one way or the other.
+    EtcdSwapDone {
+        /// Which swap.
+        id: String,
+    },
+}
+
+/// One of the two etcds of a swap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwapSide {
+    /// Its image.
+    pub image: String,
+    /// SHA-256 of its manifest, hexadecimal.
+    pub manifest: String,
+}
+
+/// A swap of etcd that has begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdSwap {
+    /// Its name.
+    pub id: String,
+    /// The etcd from before.
+    pub old: SwapSide,
+    /// The one that replaces it.
+    pub new: SwapSide,
+    /// It is on its way back.
+    pub failed: bool,
+    /// The copy must never be put back.
+    pub served: bool,
 }
 
 /// What is being done to the host.
@@ -162,6 +210,8 @@ pub struct Ledger {
     pub last_operation: Option<Operation>,
     /// The newest committed generation.
     pub committed: Option<(u32, Timestamp)>,
+    /// The swap of etcd that has begun and not ended.
+    pub etcd_swap: Option<EtcdSwap>,
 }
 
 impl Ledger {
@@ -171,6 +221,7 @@ impl Ledger {
                 self.last_operation = Some(operation);
                 if operation == Operation::Reset {
                     self.committed = None;
+                    self.etcd_swap = None;
                 }
             }
             Record::Make { what } => {
@@ -180,6 +231,18 @@ impl Ledger {
                 self.creations.remove(&what);
             }
             Record::Commit { generation, at } => self.committed = Some((generation, at)),
+            Record::EtcdSwap { id, old, new } => {
+                self.etcd_swap = Some(EtcdSwap { id, old, new, failed: false, served: false });
+            }
+            Record::EtcdSwapFailed { id } => self.of_swap(&id, |swap| swap.failed = true),
+            Record::EtcdSwapServed { id } => self.of_swap(&id, |swap| swap.served = true),
+            Record::EtcdSwapDone { id } => self.etcd_swap.take_if(|swap| swap.id == id).map(drop).unwrap_or_default(),
+        }
+    }
+
+    fn of_swap(&mut self, id: &str, change: impl FnOnce(&mut EtcdSwap)) {
+        if let Some(swap) = self.etcd_swap.as_mut().filter(|swap| swap.id == id) {
+            change(swap);
         }
     }
 
@@ -236,7 +299,18 @@ impl Ledger {
             .into_iter()
             .chain(self.creations.iter().map(|what| Record::Make { what: what.clone() }))
             .chain(commit)
+            .chain(self.etcd_swap.iter().flat_map(EtcdSwap::records))
             .collect()
+    }
+}
+
+impl EtcdSwap {
+    fn records(&self) -> Vec<Record> {
+        let Self { id, old, new, failed, served } = self.clone();
+        let begun = Record::EtcdSwap { id: id.clone(), old, new };
+        let failed = failed.then(|| Record::EtcdSwapFailed { id: id.clone() });
+        let served = served.then_some(Record::EtcdSwapServed { id });
+        [Some(begun), failed, served].into_iter().flatten().collect()
     }
 }
 

@@ -72,6 +72,16 @@ impl Layout {
         self.state().join("generations")
     }
 
+    /// `/var/lib/plinth/snapshots`, 0700: etcd's data before each swap of etcd, for people; 0600 each.
+    pub fn snapshots(&self) -> PathBuf {
+        self.state().join("snapshots")
+    }
+
+    /// `/var/lib/plinth/etcd-swap`, 0700: the manifests of a swap of etcd that is under way, 0600 each.
+    pub fn etcd_swap(&self) -> PathBuf {
+        self.state().join("etcd-swap")
+    }
+
     /// `/var/lib/plinth/pods`, 0750: one directory per pod UID (volumes, termination messages, hosts files).
     pub fn pods(&self) -> PathBuf {
         self.state().join("pods")

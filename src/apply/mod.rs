@@ -11,12 +11,16 @@
 //! that were exchanged are put back after that, in reverse order, and the generation stays the one it was.
 
 pub mod autopsy;
+mod before;
+mod etcd_swap;
 mod exchange;
 mod files;
 mod hopeless;
 mod lead;
 
-use std::path::PathBuf;
+pub use before::before_upgrade;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +33,7 @@ use crate::agent::client::ClientError;
 use crate::clock::Clock;
 use crate::cluster::{self, ClusterError};
 use crate::config::Cluster;
+use crate::etcd;
 use crate::fsx::{self, FsError};
 use crate::health::{self, Checker, Credentials, Healthy, Identity, Progress, TargetError, Unmet, Waiting};
 use crate::journal::{Creation, Journal, JournalError, Ledger, Operation, Record};
@@ -173,9 +178,59 @@ pub enum ApplyError {
         /// Components whose old manifest is back; those that are not healthy with it have a reason.
         back: Vec<(Component, Option<String>)>,
     },
+    /// etcd refused, or did not answer.
+    #[error(transparent)]
+    Etcd(#[from] etcd::ClientError),
+    /// etcd's data cannot be copied, exchanged or read.
+    #[error(transparent)]
+    EtcdData(#[from] etcd::DataError),
+    /// etcd does not end.
+    #[error("etcd still runs {} s after its manifest was taken away", after.as_secs())]
+    EtcdRuns {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// Neither etcd can be brought to serve. Nothing is thrown away.
+    #[error("{}", stuck(image, reason, data, *revision, copy.as_ref()))]
+    EtcdStuck {
+        /// The etcd that does not become healthy.
+        image: String,
+        /// Its last reason.
+        reason: String,
+        /// What it runs on.
+        data: PathBuf,
+        /// Revision of these data, where they can be read.
+        revision: Option<u64>,
+        /// The copy from before the swap: where, and of what.
+        copy: Option<(PathBuf, etcd::CopyRecord)>,
+    },
+    /// A step failed, and what ran before was put back.
+    #[error("{error}")]
+    Undone {
+        /// What failed.
+        #[source]
+        error: Box<ApplyError>,
+        /// As in [`ApplyError::PutBack`].
+        back: Vec<(Component, Option<String>)>,
+    },
     /// The user gave up.
     #[error("interrupted; run the same command again to finish")]
     Interrupted,
+}
+
+fn stuck(
+    image: &str,
+    reason: &str,
+    data: &Path,
+    revision: Option<u64>,
+    copy: Option<&(PathBuf, etcd::CopyRecord)>,
+) -> String {
+    let revision = revision.map_or_else(|| "an unknown revision".to_owned(), |revision| format!("revision {revision}"));
+    let copy = copy.map_or_else(String::new, |(path, record)| {
+        let etcd::CopyRecord { etcd, revision, .. } = record;
+        format!("; the data from before, of {etcd}, are in `{}` at revision {revision}", path.display())
+    });
+    format!("{image} does not become healthy: {reason}; its data are in `{}` at {revision}{copy}", data.display())
 }
 
 fn list(components: &[(Component, String)]) -> String {
@@ -194,17 +249,60 @@ pub async fn perform<R: Runtime>(
     let mut outcome = Outcome::default();
     let mut exchanged = Vec::new();
     match steps(plan, goal, host, ledger, &mut outcome, &mut exchanged).await {
-        Err(ApplyError::Unhealthy { after, hopeless, unhealthy })
-            if exchanged.iter().any(exchange::Exchanged::can_go_back) =>
-        {
+        Err(ApplyError::Unhealthy { after, hopeless, unhealthy }) if exchanged.iter().any(Exchange::can_go_back) => {
             // The containers that tell why are about to go.
             let evidence = autopsy::gather(goal, host, after, &unhealthy).await;
             let autopsy = Box::new(autopsy::diagnose(&evidence));
-            let back = exchange::put_back(&exchanged, goal, host).await?;
+            let back = put_back(&exchanged, goal, host).await?;
             Err(ApplyError::PutBack { after, hopeless, unhealthy, autopsy, back })
+        }
+        Err(ApplyError::EtcdStuck { image, reason, data, revision, copy }) => {
+            Err(ApplyError::EtcdStuck { image, reason, data, revision, copy })
+        }
+        // Whatever else goes wrong with etcd away must not leave it away.
+        Err(error) if exchanged.iter().any(|one| matches!(one, Exchange::Etcd(_))) => {
+            match put_back(&exchanged, goal, host).await {
+                Ok(back) => Err(ApplyError::Undone { error: Box::new(error), back }),
+                Err(ApplyError::EtcdStuck { image, reason, data, revision, copy }) => {
+                    Err(ApplyError::EtcdStuck { image, reason, data, revision, copy })
+                }
+                Err(_) => Err(error),
+            }
         }
         result => result.map(|()| outcome),
     }
+}
+
+/// Something that was exchanged, or is about to be.
+enum Exchange {
+    Pod(exchange::Exchanged),
+    Etcd(etcd_swap::Swapped),
+}
+
+impl Exchange {
+    /// There is something to put back.
+    fn can_go_back(&self) -> bool {
+        match self {
+            Self::Pod(one) => one.can_go_back(),
+            Self::Etcd(_) => true,
+        }
+    }
+}
+
+/// Puts back what was exchanged, in reverse order. Returns the components, with the reason where one is not healthy.
+async fn put_back<R: Runtime>(
+    exchanged: &[Exchange],
+    goal: &Goal<'_>,
+    host: &Host<'_, R>,
+) -> Result<Vec<(Component, Option<String>)>, ApplyError> {
+    let mut back = Vec::new();
+    for one in exchanged.iter().rev() {
+        match one {
+            Exchange::Pod(one) => back.extend(exchange::put_back(std::slice::from_ref(one), goal, host).await?),
+            Exchange::Etcd(one) => back.extend(etcd_swap::undo(one, goal, host).await?),
+        }
+    }
+    Ok(back)
 }
 
 async fn steps<R: Runtime>(
@@ -213,7 +311,7 @@ async fn steps<R: Runtime>(
     host: &Host<'_, R>,
     ledger: &Ledger,
     outcome: &mut Outcome,
-    exchanged: &mut Vec<exchange::Exchanged>,
+    exchanged: &mut Vec<Exchange>,
 ) -> Result<(), ApplyError> {
     let mut agent = None;
     let mut steps = plan.steps.as_slice();
@@ -231,8 +329,23 @@ async fn steps<R: Runtime>(
             Step::StartAgent => (agent, outcome.start_at_boot) = start_agent(host).await?,
             Step::Exchange { component, back } => {
                 let new = exchange::Exchanged::of(*component, *back, host, ledger)?;
-                exchanged.push(new);
+                exchanged.push(Exchange::Pod(new));
                 outcome.healthy.push(exchange::exchange(*component, goal, host).await?);
+            }
+            Step::FinishEtcdSwap { forward } => {
+                if let Some(swapped) = etcd_swap::Swapped::interrupted(host)? {
+                    if *forward {
+                        exchanged.push(Exchange::Etcd(swapped.clone()));
+                        outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
+                    } else {
+                        etcd_swap::undo(&swapped, goal, host).await?;
+                    }
+                }
+            }
+            Step::SwapEtcd { back } => {
+                let swapped = etcd_swap::Swapped::of(*back, goal, host, ledger)?;
+                exchanged.push(Exchange::Etcd(swapped.clone()));
+                outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
             }
             Step::Wait => {
                 let healthy = wait(goal, host, agent.as_mut()).await?;
@@ -518,6 +631,9 @@ async fn commit<R: Runtime>(
         },
     };
     generation::write(host.layout, &generation)?;
-    host.journal.append(&[Record::Commit { generation: number, at }])?;
+    // What has served goes back by downgrade: the copy is of no use any more.
+    let mut records = etcd_swap::discard_copy(goal, host).await?;
+    records.push(Record::Commit { generation: number, at });
+    host.journal.append(&records)?;
     Ok(number)
 }

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod lease;
+pub mod survey;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -55,6 +56,9 @@ pub enum ClusterError {
         #[source]
         source: Option<Box<kube::Error>>,
     },
+    /// Nodes or metrics cannot be read.
+    #[error("the API server does not tell its nodes and metrics")]
+    Survey(#[source] Option<Box<kube::Error>>),
     /// It kept refusing until the time was over.
     #[error("cannot create the {what} that gives rights")]
     Bind {

@@ -101,8 +101,13 @@ pub struct Prospect {
 impl Prospect {
     /// Whether there is space for the copy and for the new etcd beside it.
     pub fn fits(&self) -> bool {
+        self.free >= self.needed()
+    }
+
+    /// What has to be free for that, in bytes.
+    pub fn needed(&self) -> u64 {
         let copy = if self.shares_blocks { 0 } else { self.bytes };
-        self.free >= copy.saturating_add(RESERVE)
+        copy.saturating_add(RESERVE)
     }
 }
 
@@ -279,6 +284,15 @@ impl DataDir {
         }
         fsx::remove_file(&self.member().join(MARK))?;
         Ok(())
+    }
+
+    /// Whether an etcd has the database open.
+    pub fn is_in_use(&self) -> Result<bool> {
+        match self.idle() {
+            Ok(_) => Ok(false),
+            Err(DataError::InUse(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Proof that no etcd has the database open, which lasts as long as the file: bbolt takes the same lock.

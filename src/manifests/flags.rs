@@ -43,7 +43,7 @@ pub(super) fn extra_arg<'a>(cluster: &'a Cluster, component: Component, name: &s
 }
 
 /// `https://192.0.2.10:2379`, `https://[2001:db8::10]:2379`.
-pub(super) fn etcd_client_url(address: IpAddr) -> String {
+pub fn etcd_client_url(address: IpAddr) -> String {
     format!("https://{}", SocketAddr::new(address, ETCD_CLIENT_PORT))
 }
 

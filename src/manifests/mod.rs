@@ -7,6 +7,8 @@
 mod flags;
 mod volumes;
 
+pub use flags::etcd_client_url;
+
 use std::net::SocketAddr;
 
 use k8s_openapi::api::core::v1::{EnvVar, Pod};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Step;
+use super::{Step, etcd};
 use crate::config::Cluster;
 use crate::release::{Component, KubernetesVersion};
 
@@ -45,7 +45,12 @@ impl Change {
             }
             Step::StartAgent => ("agent".to_owned(), Some("it does not run".to_owned())),
             Step::BindClusterAdmins => (BINDING.to_owned(), None),
-            Step::StopPods | Step::Exchange { .. } | Step::Wait | Step::Commit => return None,
+            Step::StopPods
+            | Step::Exchange { .. }
+            | Step::FinishEtcdSwap { .. }
+            | Step::SwapEtcd { .. }
+            | Step::Wait
+            | Step::Commit => return None,
         };
         Some(Self {
             what,
@@ -133,22 +138,6 @@ impl fmt::Display for VersionChange {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum NotYet {
-    /// Another version.
-    #[error("this plinth cannot change the Kubernetes version of a running control plane yet ({from} → {to})")]
-    Version {
-        /// What runs.
-        from: KubernetesVersion,
-        /// What is asked for.
-        to: KubernetesVersion,
-    },
-    /// Another etcd.
-    #[error("this plinth cannot change the etcd of a running control plane yet ({from} → {to})")]
-    Etcd {
-        /// Tag of the image that runs.
-        from: String,
-        /// Tag that is asked for.
-        to: String,
-    },
     /// Another address or port.
     #[error("this plinth cannot move a running control plane to another address yet ({from} → {to})")]
     Address {
@@ -162,39 +151,19 @@ pub enum NotYet {
 impl NotYet {
     /// What lies between the cluster that runs and the one that is wanted.
     pub(super) fn between(running: &Cluster, wanted: &Cluster) -> Vec<Self> {
-        let mut found = Vec::new();
-        if running.version != wanted.version {
-            found.push(Self::Version { from: running.version.clone(), to: wanted.version.clone() });
-        } else if let [from, to] = [running, wanted].map(|cluster| tag(&cluster.image(Component::Etcd)).to_owned())
-            && from != to
-        {
-            found.push(Self::Etcd { from, to });
-        }
         let [from, to] = [running, wanted].map(Cluster::local_api_url);
-        if from != to {
-            found.push(Self::Address { from, to });
-        }
-        found
+        (from != to).then_some(Self::Address { from, to }).into_iter().collect()
     }
-}
-
-/// The tag of an image reference; empty where it has none.
-fn tag(image: &str) -> &str {
-    image.rsplit_once(':').map_or("", |(_, tag)| tag)
 }
 
 /// What it means to exchange the pod of `component` whose image was `old`. etcd's data of one minor release is not read
 /// by the one before.
 pub(super) fn exchange(component: Component, old: &str, new: &str) -> Class {
-    let minor = |image: &str| {
-        let version = semver::Version::parse(tag(image)).ok()?;
-        Some((version.major, version.minor))
-    };
     match component {
-        Component::Etcd => match (minor(old), minor(new)) {
-            (Some(old), Some(new)) if new > old => Class::Irreversible(component),
-            _ => Class::ApiGap(component),
-        },
+        Component::Etcd if etcd::change_between(old, new) == Some(etcd::Change::Upgrade) => {
+            Class::Irreversible(component)
+        }
+        Component::Etcd => Class::ApiGap(component),
         Component::KubeApiserver => Class::ApiGap(component),
         Component::KubeControllerManager | Component::KubeScheduler => Class::Restart(component),
     }
@@ -224,19 +193,12 @@ mod tests {
     fn what_cannot_be_done_yet_is_all_named() {
         let running = Cluster::example();
         let mut wanted = Cluster::example();
-        (wanted.version, wanted.bind_port) = ("v1.36.3".parse().unwrap(), 7443);
+        wanted.bind_port = 7443;
         let found: Vec<_> = NotYet::between(&running, &wanted).iter().map(ToString::to_string).collect();
-        assert_eq!(found.len(), 2);
-        assert!(found[0].ends_with("yet (v1.37.1 → v1.36.3)"), "{found:?}");
-        assert!(found[1].ends_with("(https://192.0.2.10:6443 → https://192.0.2.10:7443)"), "{found:?}");
+        assert_eq!(found.len(), 1);
+        assert!(found[0].ends_with("(https://192.0.2.10:6443 → https://192.0.2.10:7443)"), "{found:?}");
         assert_eq!(NotYet::between(&running, &running), []);
 
-        let mut other_etcd = Cluster::example();
-        other_etcd.etcd.image_tag = Some("3.7.1-0".into());
-        assert_eq!(
-            NotYet::between(&running, &other_etcd),
-            [NotYet::Etcd { from: "3.7.0-0".into(), to: "3.7.1-0".into() }]
-        );
         let mut elsewhere = Cluster::example();
         elsewhere.image_repository = "mirror.example.com:5000/k8s".into();
         assert_eq!(NotYet::between(&running, &elsewhere), []);

@@ -1,15 +1,18 @@
 //! The decision: what is asked for and what is there → what differs and what is to be done. Pure.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::change;
 use super::{
-    Back, Cause, Change, Class, Credential, Desired, EtcdData, Found, Generation, ImageChange, Item, NotYet, Observed,
-    Plan, Refusal, Step, VersionChange, manifest_phase,
+    Back, Cause, Change, Class, Credential, Desired, EtcdData, Found, FoundManifest, Generation, ImageChange, Item,
+    NotYet, Observed, OpenSwap, Plan, Refusal, Step, VersionChange, manifest_phase,
 };
+use super::{change, etcd};
+use crate::etcd::{Course, Prospect};
 use crate::manifests::Manifest;
+use crate::release::{self, Component};
 use crate::yaml;
 
 /// Decides what is to be done; all refusals together where something stands in the way.
@@ -17,6 +20,10 @@ pub fn compute(desired: &Desired<'_>, observed: &Observed) -> Result<Plan, Vec<R
     let mut found = Differences::default();
     credentials(desired, observed, &mut found);
     manifests(desired, observed, &mut found);
+    if let Some(before) = &desired.before {
+        let path = release::upgrade_path(&before.cluster.version, &desired.cluster.version);
+        found.refusals.extend(path.err().map(Refusal::Skew));
+    }
     let committed = observed.standing.committed();
     if committed.is_some() && observed.etcd_data == EtcdData::Empty {
         found.refusals.push(Refusal::EtcdDataLost { path: desired.etcd_data.clone() });
@@ -160,12 +167,23 @@ fn configuration(desired: &Desired<'_>, generation: &Generation) -> Option<Chang
 fn credentials(desired: &Desired<'_>, observed: &Observed, found: &mut Differences) {
     let committed = observed.standing.committed().is_some();
     let respecified = |item| desired.before.as_ref().is_some_and(|before| before.respecified.contains(item));
+    // One that was interrupted does not renew again what it has renewed.
+    let upgrades = desired.before.as_ref().is_some_and(|before| before.cluster.version < desired.cluster.version);
+    let renews = |authority: Option<Item>| {
+        let signer = authority.and_then(|authority| observed.credentials.get(authority));
+        upgrades && desired.renew && matches!(signer, Some(Found::Good { can_sign: true, .. }))
+    };
     let mut made: Vec<Item> = Vec::new();
     for credential in &desired.credentials {
         let Credential { item, authority, for_etcd } = *credential;
+        let asked_for = respecified(item) || matches!(observed.credentials.get(item), Some(Found::Good { .. }));
         // What an authority signed goes with it. Its files then no longer verify, so they are `Bad`.
         let replaces = match observed.credentials.get(item) {
             Some(Found::Good { other_server: Some(server), .. }) if respecified(item) => Some(server.clone()),
+            // One that leads elsewhere is people's, and they renew it.
+            Some(Found::Good { as_committed: true, other_server: None, .. }) if renews(authority) => {
+                Some("renewed with the upgrade".to_owned())
+            }
             Some(Found::Good { .. }) => continue,
             Some(Found::Bad { reason, ours: true, derivable, .. })
                 if !committed || authority.is_some() || *derivable =>
@@ -200,7 +218,7 @@ fn credentials(desired: &Desired<'_>, observed: &Observed, found: &mut Differenc
         found.changes.push(Change {
             what: item.to_owned(),
             class: Class::Live,
-            cause: if respecified(item) { Cause::Configuration } else { Cause::Drift },
+            cause: if asked_for { Cause::Configuration } else { Cause::Drift },
             reason: replaces.clone().unwrap_or_else(|| "it is missing".to_owned()),
             image: None,
             diff: None,
@@ -213,7 +231,18 @@ fn credentials(desired: &Desired<'_>, observed: &Observed, found: &mut Differenc
 fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences) {
     for manifest in desired.manifests {
         let component = manifest.component;
-        let on_disk = observed.manifests.get(&component);
+        let mut on_disk = observed.manifests.get(&component);
+        let undone;
+        if let Some(open) = observed.etcd_swap.as_ref().filter(|_| component == Component::Etcd) {
+            let forward = open.course == Course::Forward && open.new == manifest.yaml;
+            found.changes.push(interrupted_swap(open, forward, manifest));
+            found.manifests.push(Step::FinishEtcdSwap { forward });
+            if forward || open.old == manifest.yaml {
+                continue;
+            }
+            undone = FoundManifest { path: PathBuf::new(), content: open.old.clone(), ours: true };
+            on_disk = Some(&undone);
+        }
         if let Some(file) = on_disk
             && !file.ours
             && file.content != manifest.yaml
@@ -257,15 +286,81 @@ fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences
             true if rendered_anew() => Cause::Plinth,
             true => Cause::Configuration,
         };
+        // What cannot be read nobody runs.
+        let readable = |text: &&String| yaml::manifest::<Pod>(text.as_bytes()).is_ok();
+        let ran = Some(old).filter(readable).or(last).unwrap_or(old);
         found.changes.push(exchange(manifest, old, cause));
         // A component may well be healthy beside a manifest that cannot be read: it runs with the one before.
-        let good = !observed.unhealthy.contains_key(&component) && yaml::manifest::<Pod>(old.as_bytes()).is_ok();
+        let healthy = !observed.unhealthy.contains_key(&component) || observed.etcd_swap.is_some();
+        let good = healthy && readable(&old);
         let back = match (same, good, asked) {
             (false, true, _) => Back::OnDisk,
             (_, _, true) => Back::LastGeneration,
             _ => Back::Nothing,
         };
-        found.manifests.push(Step::Exchange { component, back });
+        let swaps = component == Component::Etcd && image_tag(ran) != image_tag(&manifest.yaml);
+        if swaps && !same {
+            found.refusals.extend(against_swap(ran, manifest, observed.etcd_copy.as_ref()));
+        }
+        found.manifests.push(if swaps { Step::SwapEtcd { back } } else { Step::Exchange { component, back } });
+    }
+    // On the way back what depends on others goes first, so that nothing is ever older than what uses it.
+    if found.changes.iter().filter_map(|change| change.image.as_ref()).any(goes_back) {
+        found.manifests.reverse();
+    }
+}
+
+/// Whether the tags are versions, and that of the new image is lower.
+fn goes_back(image: &ImageChange) -> bool {
+    let version = |image: &str| semver::Version::parse(etcd::tag(image).trim_start_matches('v')).ok();
+    version(&image.old).zip(version(&image.new)).is_some_and(|(old, new)| new < old)
+}
+
+/// Whatever speaks against replacing the etcd of the manifest `old` by that of `new`.
+fn against_swap(old: &str, new: &Manifest, copy: Option<&Result<Prospect, String>>) -> Vec<Refusal> {
+    let old: Option<Pod> = yaml::manifest(old.as_bytes()).ok();
+    let [(from, old_flags), (to, new_flags)] = [old.as_ref(), Some(&new.pod)].map(image_and_flags);
+    let mut refusals = Vec::new();
+    if matches!(etcd::change_between(&from, &to), None | Some(etcd::Change::Unsupported)) {
+        refusals.push(Refusal::EtcdVersion { from, to });
+    }
+    if old_flags.union(&new_flags).any(|flag| name_of(flag) == "wal-dir") {
+        refusals.push(Refusal::EtcdLogElsewhere);
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
+    let why = match copy {
+        Some(Ok(prospect)) if !prospect.fits() => {
+            let needed = prospect.needed();
+            Some(format!("it needs {} MiB, and {} MiB are free", mib(needed), prospect.free / (1024 * 1024)))
+        }
+        Some(Err(why)) => Some(why.clone()),
+        _ => None,
+    };
+    refusals.extend(why.map(|reason| Refusal::EtcdCopy { reason }));
+    refusals
+}
+
+fn image_tag(manifest: &str) -> String {
+    let pod: Option<Pod> = yaml::manifest(manifest.as_bytes()).ok();
+    etcd::tag(&image_and_flags(pod.as_ref()).0).to_owned()
+}
+
+/// The swap that has not ended.
+fn interrupted_swap(open: &OpenSwap, forward: bool, wanted: &Manifest) -> Change {
+    let (old, new) = (&open.old_image, &open.new_image);
+    let (cause, reason, to) = if forward {
+        (Cause::Configuration, "its replacement was interrupted, and goes on", &wanted.yaml)
+    } else {
+        (Cause::Drift, "its replacement was interrupted, and is undone", &open.old)
+    };
+    Change {
+        what: Component::Etcd.name().to_owned(),
+        class: change::exchange(Component::Etcd, old, if forward { new } else { old }),
+        cause,
+        reason: reason.to_owned(),
+        image: forward.then(|| ImageChange { old: old.clone(), new: new.clone() }),
+        diff: Some(diff(&open.old, to)).filter(|diff| !diff.is_empty()),
+        phase: manifest_phase(Component::Etcd),
     }
 }
 

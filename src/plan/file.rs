@@ -97,6 +97,8 @@ pub struct PlanFile {
     pub skip_phases: Vec<String>,
     /// Preflight checks whose errors are only warnings.
     pub ignore_preflight_errors: Vec<String>,
+    /// See [`super::Desired::renew`].
+    pub renew: bool,
     /// Checksums of the manifests that the configuration gives on this host.
     manifests: BTreeMap<Component, String>,
     /// What was seen of the host, by name.
@@ -117,6 +119,8 @@ pub struct Inputs<'a> {
     pub skip_phases: &'a [String],
     /// Preflight checks whose errors are only warnings.
     pub ignore_preflight_errors: &'a [String],
+    /// See [`super::Desired::renew`].
+    pub renew: bool,
 }
 
 impl PlanFile {
@@ -131,6 +135,7 @@ impl PlanFile {
             version_pinned: inputs.version_pinned,
             skip_phases: inputs.skip_phases.to_vec(),
             ignore_preflight_errors: inputs.ignore_preflight_errors.to_vec(),
+            renew: inputs.renew,
             manifests: checksums(inputs.manifests),
             observed: facts(observed),
             plan: value(plan),
@@ -200,7 +205,7 @@ fn checksums(manifests: &[Manifest]) -> BTreeMap<Component, String> {
 }
 
 /// SHA-256, hexadecimal.
-fn checksum(content: &str) -> String {
+pub(super) fn checksum(content: &str) -> String {
     digest::digest(&digest::SHA256, content.as_bytes()).as_ref().iter().fold(String::new(), |mut hex, byte| {
         // Writing to a String cannot fail.
         let _ = write!(hex, "{byte:02x}");
@@ -222,6 +227,9 @@ fn facts(observed: &Observed) -> BTreeMap<String, String> {
         has_containers,
         running,
         cluster_admins,
+        etcd_swap,
+        // What is free changes by the second; whether it is enough is in the plan.
+        etcd_copy: _,
     } = observed;
     let mut facts = BTreeMap::from([
         (
@@ -245,10 +253,14 @@ fn facts(observed: &Observed) -> BTreeMap<String, String> {
         ("whether a boot starts the agent".to_owned(), agent_starts_at_boot.to_string()),
         ("whether there are containers".to_owned(), has_containers.to_string()),
         ("the rights of admin.conf".to_owned(), format!("{cluster_admins:?}")),
+        (
+            "a swap of etcd that has not ended".to_owned(),
+            etcd_swap.as_ref().map_or_else(|| "none".to_owned(), |swap| format!("{}, {:?}", swap.id, swap.course)),
+        ),
     ]);
     facts.extend(credentials.iter().map(|(item, found)| {
         let state = match found {
-            Found::Good { can_sign, other_server } => {
+            Found::Good { can_sign, other_server, as_committed: _ } => {
                 format!("good, signs: {can_sign}, {}", other_server.as_deref().unwrap_or("leads here"))
             }
             Found::Bad { reason, .. } => reason.clone(),
@@ -274,7 +286,14 @@ mod tests {
     use crate::plan::Step;
 
     fn inputs(manifests: &[Manifest]) -> Inputs<'_> {
-        Inputs { config: "c\n", version_pinned: false, manifests, skip_phases: &[], ignore_preflight_errors: &[] }
+        Inputs {
+            config: "c\n",
+            version_pinned: false,
+            manifests,
+            skip_phases: &[],
+            ignore_preflight_errors: &[],
+            renew: true,
+        }
     }
 
     fn plan() -> Plan {

@@ -14,6 +14,7 @@
 
 mod change;
 mod compute;
+mod etcd;
 mod file;
 pub mod generation;
 mod inventory;
@@ -30,6 +31,7 @@ use serde::Serialize;
 
 pub use change::{Cause, Change, Class, ImageChange, NotYet, VersionChange};
 pub use compute::compute;
+pub use etcd::{OpenSwap, change_between, series};
 pub use file::{Inputs, PlanFile, PlanFileError};
 pub use generation::Generation;
 pub use inventory::{CredentialFile, Entry, Inventory, Kind};
@@ -40,6 +42,7 @@ pub use show::text;
 pub use step::{Back, Step, manifest_phase};
 
 use crate::config::Cluster;
+use crate::etcd::Prospect;
 use crate::manifests::Manifest;
 use crate::release::Component;
 
@@ -62,6 +65,8 @@ pub struct Desired<'a> {
     pub etcd_data: PathBuf,
     /// The control plane that runs here.
     pub before: Option<Before<'a>>,
+    /// What authorities have signed is renewed when the version goes up.
+    pub renew: bool,
 }
 
 /// What this plinth makes of the configuration that the control plane runs with.
@@ -109,6 +114,10 @@ pub struct Observed {
     pub running: BTreeSet<Component>,
     /// Whether `admin.conf` and the agent have their rights; `None` where nobody could be asked.
     pub cluster_admins: Option<bool>,
+    /// A swap of etcd that has begun and not ended.
+    pub etcd_swap: Option<OpenSwap>,
+    /// What a copy of etcd's data would need, or why there can be none; `None` where nobody has looked.
+    pub etcd_copy: Option<Result<Prospect, String>>,
 }
 
 /// How far earlier runs came.
@@ -141,6 +150,8 @@ pub enum Found {
         can_sign: bool,
         /// A kubeconfig that works and leads elsewhere: where it leads, and where it should. People may want that.
         other_server: Option<String>,
+        /// What an authority has signed, and has not been renewed since the last generation: its serial number is there.
+        as_committed: bool,
     },
     /// It is not.
     Bad {

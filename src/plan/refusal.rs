@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Item;
 use crate::error::Hint;
+use crate::release::SkewRefusal;
 
 /// Why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +45,33 @@ pub enum Refusal {
         /// Where it was.
         path: PathBuf,
     },
+    /// The version cannot follow the one that runs.
+    #[error(transparent)]
+    Skew(SkewRefusal),
+    /// That etcd cannot follow the one that runs.
+    #[error("etcd cannot go from {from} to {to}: one minor version at a time, told by the tags of the images")]
+    EtcdVersion {
+        /// Image that runs.
+        from: String,
+        /// Image that is asked for.
+        to: String,
+    },
+    /// etcd's log would not be in the copy.
+    #[error("etcd cannot be replaced by another version while its log is elsewhere (`--wal-dir` in its extraArgs)")]
+    EtcdLogElsewhere,
+    /// The data cannot be copied.
+    #[error("etcd's data cannot be copied, and without a copy etcd is not replaced: {reason}")]
+    EtcdCopy {
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl Refusal {
+    /// It is about what is asked for, and not about the host.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Skew(_) | Self::EtcdVersion { .. } | Self::EtcdLogElsewhere)
+    }
 }
 
 impl Hint for Refusal {
@@ -57,6 +85,13 @@ impl Hint for Refusal {
             Self::EtcdDataLost { .. } => {
                 one("mount it, or put it back from a backup; `plinth reset` and `plinth init` begin an empty cluster")
             }
+            Self::Skew(SkewRefusal::SkipsMinors { path, .. }) => {
+                path.iter().skip(1).map(|version| format!("plinth init --kubernetes-version {version}")).collect()
+            }
+            Self::Skew(SkewRefusal::TooFarBack { .. }) => one("`plinth history` shows what ran here"),
+            Self::EtcdVersion { .. } => one("etcd.local.imageTag in the configuration names the version"),
+            Self::EtcdLogElsewhere => one("move the log into the data directory first, with etcd stopped"),
+            Self::EtcdCopy { .. } => one("make room on the file system of etcd's data directory"),
         }
     }
 }

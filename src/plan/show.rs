@@ -62,7 +62,7 @@ mod tests {
         };
         let plan = Plan {
             version: Some(VersionChange { from: version("v1.36.3"), to: version("v1.37.1"), by_default: true }),
-            not_yet: vec![NotYet::Version { from: version("v1.36.3"), to: version("v1.37.1") }],
+            not_yet: vec![NotYet::Address { from: "a".to_owned(), to: "b".to_owned() }],
             changes: vec![
                 change("certs/apiserver", Class::Live, Cause::Drift, "it is missing"),
                 Change {
@@ -92,7 +92,7 @@ kube-scheduler: another image [restart of kube-scheduler]
     -  image: s:v1.36.3
     +  image: s:v1.37.1
 
-not yet: this plinth cannot change the Kubernetes version of a running control plane yet (v1.36.3 → v1.37.1)
+not yet: this plinth cannot move a running control plane to another address yet (a → b)
 
 would start the agent
 would record the configuration as reached"

@@ -46,6 +46,16 @@ pub enum Step {
         /// What is put back.
         back: Back,
     },
+    /// Go on with a swap of etcd that was interrupted, or undo it.
+    FinishEtcdSwap {
+        /// It goes on; otherwise it is undone.
+        forward: bool,
+    },
+    /// Replace etcd by one of another version: as [`Step::Exchange`], with a copy of the data between the two.
+    SwapEtcd {
+        /// What is put back.
+        back: Back,
+    },
     /// Wait until all components are healthy.
     Wait,
     /// Give `admin.conf` and the agent their rights.
@@ -73,6 +83,7 @@ impl Step {
             Self::StopPods | Self::SetEtcdDataAside { .. } | Self::StartAgent => "agent-start",
             Self::Issue { item, .. } => item,
             Self::WriteManifest { component, .. } | Self::Exchange { component, .. } => manifest_phase(*component),
+            Self::FinishEtcdSwap { .. } | Self::SwapEtcd { .. } => manifest_phase(Component::Etcd),
             Self::Wait | Self::Commit => "wait-control-plane",
             Self::BindClusterAdmins => "cluster-admins",
         }
@@ -87,10 +98,11 @@ impl Step {
             Self::Issue { for_etcd: true, .. } | Self::WriteManifest { component: Component::Etcd, .. } => 2,
             Self::StartAgent => 3,
             Self::Issue { .. } | Self::WriteManifest { .. } => 4,
-            Self::Exchange { .. } => 5,
-            Self::Wait => 6,
-            Self::BindClusterAdmins => 7,
-            Self::Commit => 8,
+            Self::FinishEtcdSwap { .. } => 5,
+            Self::Exchange { .. } | Self::SwapEtcd { .. } => 6,
+            Self::Wait => 7,
+            Self::BindClusterAdmins => 8,
+            Self::Commit => 9,
         }
     }
 }
@@ -113,6 +125,14 @@ impl fmt::Display for Step {
             Self::Exchange { component, .. } => {
                 write!(f, "replace the manifest of {component}, wait until it is healthy, or else put the old one back")
             }
+            Self::FinishEtcdSwap { forward: true } => {
+                f.write_str("go on with the replacement of etcd that was interrupted, or else undo it")
+            }
+            Self::FinishEtcdSwap { forward: false } => f.write_str("undo the replacement of etcd that was interrupted"),
+            Self::SwapEtcd { .. } => f.write_str(
+                "stop etcd, copy its data, start the new one and wait until it is healthy, or else bring the old one \
+                 back with every write",
+            ),
             Self::Wait => f.write_str("wait until every component is healthy"),
             Self::BindClusterAdmins => f.write_str("give admin.conf and the agent their rights"),
             Self::Commit => f.write_str("record the configuration as reached"),

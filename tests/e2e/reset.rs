@@ -9,10 +9,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::command::Ended;
-use crate::host::{
-    SOON, Tree, agent_pid, check, container_ids, control_plane_processes, docker, eventually, healthy, plinth, service,
-    shell,
-};
+use crate::host::{SOON, Tree, agent_pid, container_ids, control_plane_processes, docker, healthy, plinth, shell};
+use crate::reboot::{await_engine, kill_engine, start_engine};
 use crate::sandbox::note;
 
 pub(crate) fn whatever_is_in_its_way() {
@@ -109,8 +107,7 @@ fn mounts(empty: &Tree, neighbour: &Neighbour) {
 /// The components live on without the engine; their processes, and all files but those that are needed to go on, go.
 fn no_engine(empty: &Tree, neighbour: &Neighbour) {
     plinth("init").ok();
-    let engine = shell("pgrep -x dockerd").ok().stdout.trim().parse().unwrap();
-    kill(Pid::from_raw(engine), Signal::SIGKILL).unwrap();
+    kill_engine();
     let reset = plinth("reset --force -o json").exits(1);
     note(&format!("reset without an engine {:.2} s", reset.took.as_secs_f64()));
     remains(&reset, &["/var/lib/plinth"]);
@@ -120,8 +117,8 @@ fn no_engine(empty: &Tree, neighbour: &Neighbour) {
     let left: BTreeSet<_> = std::fs::read_dir("/var/lib/plinth").unwrap().map(|one| one.unwrap().file_name()).collect();
     assert_eq!(left, ["agent-id", "journal", "lock"].map(Into::into).into());
 
-    service("dockerd", "/var/log/dockerd.log");
-    eventually(SOON, || check(shell("docker version").status.success(), || "no engine".to_owned()));
+    start_engine();
+    await_engine();
     plinth("reset --force").ok();
     nothing_is_left(empty, neighbour);
 }
@@ -165,12 +162,12 @@ impl Neighbour {
         let labels = "--label io.kubernetes.pod.name=etcd-plinth-sandbox --label io.kubernetes.container.name=etcd";
         let name = "k8s_etcd_etcd-theirs_kube-system_0_0";
         docker(&format!("create --name {name} {labels} plinth-test/busybox:1 sleep 600"));
-        Self { containers: container_ids(), images: docker("images --no-trunc") }
+        Self { containers: container_ids(), images: docker("images --quiet --no-trunc") }
     }
 
     #[track_caller]
     fn is_untouched(&self) {
         assert_eq!(container_ids(), self.containers);
-        assert_eq!(docker("images --no-trunc"), self.images);
+        assert_eq!(docker("images --quiet --no-trunc"), self.images);
     }
 }

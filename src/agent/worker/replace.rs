@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::{Wanted, Worker};
 use crate::agent::blocking::apart;
 use crate::agent::entry::Keeper;
+use crate::agent::message;
 use crate::agent::pod::{PodKey, StaticPod};
 use crate::agent::probe::{PostStart, port};
 use crate::agent::source::memory::{recall_pod, remember};
@@ -19,6 +20,7 @@ use crate::agent::status::Update;
 use crate::agent::steer::{Program, Steering};
 use crate::agent::step::{Stop, belongs_to, instances, is_running, uid_of};
 use crate::agent::surge::{self, Course, Facts, Memory, Rejection};
+use crate::logline;
 use crate::release::Component;
 use crate::runtime::{Container, Runtime, RuntimeError, State, labels};
 
@@ -129,7 +131,10 @@ impl<R: Runtime> Worker<R> {
                     }
                 },
                 Course::Prove => self.prove(&pod).await,
-                Course::Reject(reason) => self.reject(&pod, reason),
+                Course::Reject(reason) => {
+                    let reason = self.with_last_words(&pod, reason).await;
+                    self.reject(&pod, reason);
+                }
                 Course::Keep(remark) => {
                     self.surge.tried = None;
                     let Some(proven) = self.proven() else {
@@ -282,6 +287,16 @@ impl<R: Runtime> Worker<R> {
 
     fn is_proven(&self, pod: &StaticPod) -> bool {
         self.surge.memory.as_ref().is_some_and(|memory| memory.proven == pod.hash)
+    }
+
+    /// Adds what tells most of the log of a container that has ended: rejected, it is removed.
+    async fn with_last_words(&self, pod: &StaticPod, reason: String) -> String {
+        let newest = pod.lasting_containers().filter_map(|c| instances(&self.containers, pod, &c.name).pop());
+        let Some(ended) = newest.into_iter().find(|container| !is_running(container)) else { return reason };
+        let log = self.shared.runtime.logs(&ended.id, message::LOG_LINES).await.unwrap_or_default();
+        let lines: Vec<_> = log.lines().map(str::to_owned).collect();
+        let line: String = logline::most_telling(&lines).unwrap_or_default().trim().chars().take(400).collect();
+        if line.is_empty() { reason } else { format!("{reason}: {line}") }
     }
 
     fn reject(&mut self, pod: &StaticPod, reason: String) {

@@ -79,6 +79,7 @@ pub(super) fn good() -> Facts {
         node_name: NameResolution::Resolves,
         now: at("2026-11-21T00:00:00Z"),
         not_before: vec![("/etc/kubernetes/pki/ca.crt".into(), at("2026-11-20T00:00:00Z"))],
+        upgrade: None,
     }
 }
 
