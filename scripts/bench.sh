@@ -8,8 +8,8 @@
 # Docker doing the same, measured in the same run), ratio, goal, met or not.
 #   --quick        2 rounds and a shorter look at the idle agent, about 3 minutes
 #   --rounds N     5 unless given, about 8 minutes
-#   --only PARTS   of agent, pods, crashes and crowd only these; init, its rerun and
-#                  reset are always measured
+#   --only PARTS   of agent, pods, crashes, crowd and upgrade only these; init, its
+#                  rerun and reset are always measured
 #   --gate         exit 1 when a goal is missed
 #   -o json        the same as JSON, with every sample
 #   --binary PATH  measure this plinth; else the release build is made first

@@ -10,7 +10,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use rustix::fs::{IFlags, Mode, OFlags};
 
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -215,22 +217,75 @@ pub fn remove_tree(path: &Path) -> Result<bool> {
     tolerate_missing(fs::remove_dir_all(path), "remove directory", path)
 }
 
-/// Removes everything in the directory `path`, and not the directory, which may be a mount point.
+/// Removes everything in the directory `path`, and not the directory, which may be a mount point. What is mounted below
+/// it is somebody else's and stays, which is an error when all the rest is gone.
 pub fn empty_directory(path: &Path) -> Result<()> {
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(FsError::of("read directory", path)(error)),
-    };
-    for entry in entries {
-        let entry = entry.map_err(FsError::of("read directory", path))?;
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path())?;
+    match fs::canonicalize(path) {
+        Ok(path) => empty_but(&path, &mounts_below(&path)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(FsError::of("resolve", path)(error)),
+    }
+}
+
+/// Removes the file, or the directory with all that is in it as [`empty_directory`] does; `false` when it was not there.
+pub fn remove_all(path: &Path) -> Result<bool> {
+    if path.is_symlink() || !path.is_dir() {
+        return remove_file(path);
+    }
+    empty_directory(path)?;
+    tolerate_missing(fs::remove_dir(path), "remove directory", path)
+}
+
+/// Empties `directory` but for `mounts`; goes on after an error and returns the first one.
+fn empty_but(directory: &Path, mounts: &[PathBuf]) -> Result<()> {
+    let mut first = Ok(());
+    for entry in fs::read_dir(directory).map_err(FsError::of("read directory", directory))? {
+        let path = entry.map_err(FsError::of("read directory", directory))?.path();
+        let removed = if mounts.contains(&path) {
+            Err(FsError::of("remove", &path)(io::ErrorKind::ResourceBusy.into()))
+        } else if mounts.iter().any(|mount| mount.starts_with(&path)) {
+            empty_but(&path, mounts)
+        } else if path.is_symlink() || !path.is_dir() {
+            remove_file(&path).map(drop)
         } else {
-            remove_file(&entry.path())?;
+            remove_tree(&path).map(drop)
+        };
+        first = first.and(removed);
+    }
+    first
+}
+
+/// Takes the attributes off `path`, and off all that is in it if it is a directory, that keep root from changing it:
+/// "immutable" and "append only", see chattr(1). Other file systems that are mounted there are left alone.
+pub fn unlock(path: &Path) -> Result<()> {
+    unlock_but(path, &mounts_below(path)?)
+}
+
+fn unlock_but(path: &Path, mounts: &[PathBuf]) -> Result<()> {
+    unlock_one(path)?;
+    if path.is_symlink() || !path.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(path).map_err(FsError::of("read directory", path))? {
+        let entry = entry.map_err(FsError::of("read directory", path))?.path();
+        if !mounts.contains(&entry) {
+            unlock_but(&entry, mounts)?;
         }
     }
     Ok(())
+}
+
+/// [`unlock`] of `path` alone. Links, sockets and what is not there have no attributes, and some file systems none at
+/// all.
+pub fn unlock_one(path: &Path) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else { return Ok(()) };
+    let locks = IFlags::IMMUTABLE | IFlags::APPEND;
+    match rustix::fs::ioctl_getflags(&file) {
+        Ok(set) if set.intersects(locks) => rustix::fs::ioctl_setflags(&file, set - locks)
+            .map_err(|error| FsError::of("take the attributes off", path)(error.into())),
+        _ => Ok(()),
+    }
 }
 
 /// Where something is mounted below `directory`, the innermost first.
@@ -261,9 +316,27 @@ fn unescape(text: &str) -> String {
         .fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
 }
 
-/// Detaches the mount at `point`; a busy one goes when its last user does.
-pub fn unmount(point: &Path) -> Result<()> {
-    umount2(point, MntFlags::MNT_DETACH).map_err(|error| FsError::of("unmount", point)(error.into()))
+/// How a mount was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmounted {
+    /// It is gone.
+    Done,
+    /// It was in use. It is no longer there for those who look, and goes when its last user does.
+    Detached,
+}
+
+/// Ends the mount at `point`.
+pub fn unmount(point: &Path) -> Result<Unmounted> {
+    let result = match umount2(point, MntFlags::empty()) {
+        Err(Errno::EBUSY) => umount2(point, MntFlags::MNT_DETACH).map(|()| Unmounted::Detached),
+        result => result.map(|()| Unmounted::Done),
+    };
+    result.map_err(|error| FsError::of("unmount", point)(error.into()))
+}
+
+/// Whether something is mounted at `path`.
+pub fn is_mount_point(path: &Path) -> bool {
+    path.parent().is_some_and(|parent| mounts_below(parent).is_ok_and(|points| points.iter().any(|one| one == path)))
 }
 
 /// Whether `path` is a directory with nothing in it.

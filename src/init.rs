@@ -49,6 +49,8 @@ pub struct Request<'a> {
     pub plan: Option<&'a PlanFile>,
     /// Preflight checks whose errors are only warnings.
     pub ignored: &'a [String],
+    /// Certificates are renewed when the version goes up.
+    pub renew: bool,
     /// How the engine is reached, as `DOCKER_HOST` writes it.
     pub engine_address: &'a str,
 }
@@ -246,6 +248,7 @@ impl<'a, R: Runtime> Init<'a, R> {
             manifests: &self.manifests,
             skip_phases: self.request.skip_phases,
             ignore_preflight_errors: self.request.ignored,
+            renew: self.request.renew,
         }
     }
 
@@ -330,6 +333,7 @@ impl<'a, R: Runtime> Init<'a, R> {
                 manifests,
                 respecified: respecified.clone(),
             }),
+            renew: self.request.renew,
         };
         let plan = plan::compute(&desired, &observed).map_err(InitError::Refused)?.without(&self.skip);
         if let Some(file) = given {
@@ -397,14 +401,24 @@ impl<'a, R: Runtime> Init<'a, R> {
         if let Some(id) = takedown::agent_id(layout)? {
             container_ids.extend(runtime.list(&id).await.unwrap_or_default().into_iter().map(|container| container.id));
         }
+        let agent = match service::running(layout)? {
+            Holder::Process(pid) => Some(pid),
+            Holder::Free | Holder::Unknown => None,
+        };
+        let other = self.request.running.filter(|running| running.version != self.request.cluster.version);
+        let upgrade = match other {
+            Some(running) => Some(apply::before_upgrade(&running.version, &self.goal(), &self.host, &ledger).await),
+            None => None,
+        };
         let context = preflight::Context {
             cluster: self.request.cluster,
             layout,
             runtime,
             engine_address: self.request.engine_address,
-            owned: &Ownership { container_ids, paths: ledger.paths() },
+            owned: &Ownership { container_ids, agent, paths: ledger.paths() },
             clock,
             not_before: &self.not_before(),
+            upgrade: upgrade.as_ref(),
         };
         let phase = printer.phase("preflight");
         let report = Box::pin(preflight::run(&context, self.request.ignored)).await?;

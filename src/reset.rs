@@ -2,23 +2,29 @@
 //!
 //! # Guarantees
 //! - Only what the journal says plinth made is removed, and containers that carry our label. Foreign files stay, and
-//!   so do a directory that still holds one and a file made for a container that has written to it.
+//!   so do a directory that still holds one, a file made for a container that has written to it, and what somebody
+//!   else has mounted below a directory of ours.
 //! - No data is removed before `/proc` shows that none of our processes runs.
-//! - Interrupted anywhere, it can be run again: the journal goes last.
-//! - The report comes from looking at the host again, not from memory.
+//! - What cannot be removed, or an engine that is away, keeps nothing else from being removed.
+//! - Interrupted anywhere, it can be run again: the journal goes last, and only when nothing is left that should not be.
+//! - The report is a look at the host after all is done ([`mod@survey`]), not what this run remembers.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+mod survey;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use crate::apply::{Host, Launch};
-use crate::fsx::{self, FsError};
-use crate::journal::{Creation, JournalError, Ledger, Operation, Record};
+use crate::fsx::{self, FsError, Unmounted};
+use crate::journal::{Creation, JournalError, Operation, Record};
 use crate::layout::Layout;
-use crate::runtime::{Runtime, RuntimeError};
+use crate::runtime::Runtime;
 use crate::service::{self, Manager, ServiceError};
 use crate::takedown::{self, TakedownError};
+
+pub use survey::{Made, State, Thing};
 
 /// What is to be kept or taken in addition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,34 +35,16 @@ pub struct Options {
     pub images: bool,
 }
 
-/// What was found and what became of it.
+/// What was made, and what of it is on the host now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Things that plinth had made and that are gone.
-    pub removed: Vec<String>,
-    /// Things that plinth had made and that are left, each with the reason.
-    pub left: Vec<Left>,
-    /// How many containers were removed.
+    /// Nothing is there that should be gone.
+    pub complete: bool,
+    /// How many containers were found.
     pub containers: usize,
-}
-
-/// Something that is left.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Left {
-    /// Path or name.
-    pub what: String,
-    /// Why.
-    pub why: String,
-    /// It was to be removed and could not be.
-    pub failed: bool,
-}
-
-impl Report {
-    /// Nothing is left that should be gone.
-    pub fn is_complete(&self) -> bool {
-        !self.left.iter().any(|left| left.failed)
-    }
+    /// Everything that plinth had made.
+    pub things: Vec<Thing>,
 }
 
 /// The host could not be reset so far that files may be removed.
@@ -68,108 +56,116 @@ pub enum ResetError {
     /// The journal cannot be read or written.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The agent could not be stopped.
+    /// The agent could not be stopped, or systemd asked.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// Containers could not be removed, or do not end.
+    /// Processes of our containers do not end.
     #[error(transparent)]
     Takedown(#[from] TakedownError),
-    /// The runtime is away while containers of ours may exist in it.
-    #[error("our containers cannot be removed")]
-    Runtime(#[from] RuntimeError),
 }
 
-/// What `reset` would remove: the creations of the journal, and the state directory.
-pub fn preview(layout: &Layout, ledger: &Ledger, options: Options, etcd_data: &[PathBuf]) -> Vec<String> {
-    let mut paths: BTreeSet<String> =
-        ledger.creations().filter(|c| !is_kept(c, options, etcd_data) && !is_filled(c)).map(describe).collect();
-    for path in [layout.state(), layout.run()] {
-        if path.exists() {
-            paths.insert(path.display().to_string());
-        }
-    }
-    paths.into_iter().collect()
+/// Why something is still there, by its name.
+type Reasons = BTreeMap<String, String>;
+
+/// Makes it possible to take the lock and to write the journal where somebody has made all of it immutable.
+pub fn unlock(layout: &Layout) -> Result<(), FsError> {
+    fsx::unlock_one(&layout.state())?;
+    survey::needed_to_go_on(layout).iter().try_for_each(|path| fsx::unlock_one(path))
 }
 
-/// Takes everything away. `etcd_data` are the directories that [`Options::keep_etcd_data`] is about.
-pub async fn run<R: Runtime>(
-    host: &Host<'_, R>,
-    options: Options,
-    etcd_data: &[PathBuf],
-) -> Result<Report, ResetError> {
-    let ledger = host.journal.ledger()?;
-    if host.layout.state().exists() {
+/// What [`run`] would find, and what would become of it.
+pub async fn preview<R: Runtime>(host: &Host<'_, R>, made: &Made, options: Options) -> Result<Vec<Thing>, ResetError> {
+    let mut things = survey::look(host, made, options, &Reasons::new()).await?;
+    things.extend(survey::last(host.layout, made, &Reasons::new()));
+    things.retain(|thing| thing.state != State::Gone);
+    things.sort();
+    Ok(things)
+}
+
+/// Takes everything away that `made` lists.
+pub async fn run<R: Runtime>(host: &Host<'_, R>, made: &Made, options: Options) -> Result<Report, ResetError> {
+    let Host { layout, .. } = host;
+    if layout.state().exists() {
         host.journal.append(&[Record::Begin { operation: Operation::Reset, at: host.clock.now() }])?;
     }
 
     let manager = match &host.launch {
         Launch::Service { manager, .. } => *manager,
-        Launch::Foreground(_) => Manager::detect(host.layout),
+        Launch::Foreground(_) => Manager::detect(layout),
     };
     let mut phase = host.printer.phase("agent-stop");
     phase.update("stopping the agent");
-    manager.stop(host.layout).await?;
+    manager.stop(layout).await?;
     phase.done("the agent is stopped");
 
+    let mut reasons = Reasons::new();
     let mut phase = host.printer.phase("containers");
     phase.update("removing our containers");
-    let containers = takedown::remove_containers(host.layout, host.runtime, host.journal).await?;
-    phase.done(&format!("removed {containers} containers; none of their processes runs"));
-
-    let phase = host.printer.phase("files");
-    let mut left = unmount_below(&host.layout.pods())?;
-    let mut removable: Vec<&Creation> = ledger.creations().collect();
-    // Children before their directories, so that these are empty when their turn comes.
-    removable.sort_by_key(|creation| std::cmp::Reverse(depth(creation)));
-    for creation in &removable {
-        if is_kept(creation, options, etcd_data) {
-            left.push(Left { what: describe(creation), why: "kept as asked".to_owned(), failed: false });
-        } else if is_filled(creation) {
-            let why = "was made empty for a container, and is no empty file any more".to_owned();
-            left.push(Left { what: describe(creation), why, failed: false });
-        } else if let Creation::Image { reference } = creation {
-            if options.images {
-                host.runtime.remove_image(reference).await?;
-            } else if host.runtime.image(reference).await?.is_some() {
-                let why = "images are kept unless --images is given".to_owned();
-                left.push(Left { what: format!("image {reference}"), why, failed: false });
-            }
-        } else if let Err(error) = remove(creation) {
-            left.push(Left { what: describe(creation), why: with_cause(&error), failed: true });
+    match remove_containers(host, made).await? {
+        None => phase.done(&format!("removed {} containers; none of their processes runs", made.containers().len())),
+        Some(error) => {
+            phase.failed(&format!("none of their processes runs, but {error}"));
+            reasons.insert(survey::CONTAINERS.to_owned(), error);
         }
     }
+
+    let phase = host.printer.phase("files");
+    unmount_pods(layout, &mut reasons)?;
+    if options.images {
+        remove_images(host, made, &mut reasons).await;
+    }
+    let owned: BTreeSet<PathBuf> = made.directories().collect();
+    // Children before their directories, so that these are empty when their turn comes.
+    let mut removable: Vec<&Creation> = made
+        .creations()
+        .filter(|one| survey::stays(one, options).is_none() && survey::name(one) != layout.binary().to_string_lossy())
+        .collect();
+    removable.sort_by_key(|creation| std::cmp::Reverse(depth(creation)));
+    for creation in removable {
+        if let Err(error) = remove(creation, &owned) {
+            reasons.insert(survey::name(creation), explain(&error));
+        }
+    }
+    empty_own_directories(layout, &mut reasons);
     if manager == Manager::Systemd {
         service::forget_unit().await?;
     }
-    remove_own_directories(host.layout, &mut left);
-    phase.done("removed what plinth had made");
 
-    Ok(look_again(host.layout, &ledger, left, containers))
+    let mut things = survey::look(host, made, options, &reasons).await?;
+    if things.iter().any(|thing| thing.state == State::There) {
+        phase.failed("not everything could be removed");
+    } else {
+        phase.done("removed what plinth had made");
+        remove_last(layout, made, &mut reasons);
+    }
+    things.extend(survey::last(layout, made, &reasons));
+    things.sort();
+    let complete = things.iter().all(|thing| thing.state != State::There);
+    Ok(Report { complete, containers: made.containers().len(), things })
 }
 
-fn is_kept(creation: &Creation, options: Options, etcd_data: &[PathBuf]) -> bool {
-    options.keep_etcd_data
-        && match creation {
-            Creation::Tree { path } | Creation::Directory { path } => etcd_data.contains(path),
-            _ => false,
+/// Removes our containers. Where the engine does not answer or refuses, their processes are killed without it, and its
+/// error is returned: they are then still to be removed.
+async fn remove_containers<R: Runtime>(host: &Host<'_, R>, made: &Made) -> Result<Option<String>, TakedownError> {
+    let error = match made.engine_away() {
+        Some(error) => error.to_owned(),
+        None => match takedown::remove_containers(host.layout, host.runtime, host.journal).await {
+            Ok(_) => return Ok(None),
+            Err(TakedownError::Runtime(error)) => error.to_string(),
+            Err(error) => return Err(error),
+        },
+    };
+    takedown::kill_processes(host.layout, &made.containers().keys().cloned().collect()).await?;
+    Ok(Some(error))
+}
+
+async fn remove_images<R: Runtime>(host: &Host<'_, R>, made: &Made, reasons: &mut Reasons) {
+    for creation in made.creations() {
+        if let Creation::Image { reference } = creation
+            && let Err(error) = host.runtime.remove_image(reference).await
+        {
+            reasons.insert(survey::name(creation), error.to_string());
         }
-}
-
-/// Whether it is a file for a container and something else by now than the empty file that plinth made.
-fn is_filled(creation: &Creation) -> bool {
-    let Creation::HostFile { path } = creation else { return false };
-    path.symlink_metadata().is_ok_and(|meta| !meta.is_file() || meta.len() > 0)
-}
-
-fn describe(creation: &Creation) -> String {
-    match creation {
-        Creation::File { path }
-        | Creation::HostFile { path }
-        | Creation::Directory { path }
-        | Creation::Tree { path } => path.display().to_string(),
-        Creation::Container { id } => format!("container {id}"),
-        Creation::Image { reference } => format!("image {reference}"),
-        Creation::Unit { name } => format!("unit {name}"),
     }
 }
 
@@ -184,108 +180,106 @@ fn depth(creation: &Creation) -> (usize, bool) {
     }
 }
 
-fn remove(creation: &Creation) -> Result<(), FsError> {
-    match creation {
-        // With what a writer that was killed left beside it, which may be a key.
-        Creation::File { path } => fsx::remove_file(&fsx::temporary(path)).and(fsx::remove_file(path)).map(drop),
-        Creation::HostFile { path } => fsx::remove_file(path).map(drop),
-        Creation::Directory { path } => fsx::remove_empty_directory(path).map(drop),
-        Creation::Tree { path } => fsx::empty_directory(path),
+/// Removes `creation`. What is immutable (`chattr +i`) is made mutable for it, and so is the directory it is in if that
+/// is one of those `owned`.
+fn remove(creation: &Creation, owned: &BTreeSet<PathBuf>) -> Result<(), FsError> {
+    let (Creation::File { path }
+    | Creation::HostFile { path }
+    | Creation::Directory { path }
+    | Creation::Tree { path }) = creation
+    else {
         // Containers are gone by now, images have their own turn, and the unit was disabled with the agent.
-        Creation::Container { .. } | Creation::Image { .. } | Creation::Unit { .. } => Ok(()),
+        return Ok(());
+    };
+    let attempt = || match creation {
+        // With what a writer that was killed left beside it, which may be a key.
+        Creation::File { .. } => fsx::remove_file(&fsx::temporary(path)).and(fsx::remove_file(path)).map(drop),
+        Creation::Directory { .. } => fsx::remove_empty_directory(path).map(drop),
+        Creation::Tree { .. } => fsx::empty_directory(path),
+        _ => fsx::remove_file(path).map(drop),
+    };
+    let result = attempt();
+    if !result.as_ref().is_err_and(is_locked) {
+        return result;
+    }
+    let parent = path.parent().filter(|parent| owned.contains(*parent));
+    fsx::unlock(path)?;
+    fsx::unlock(&fsx::temporary(path))?;
+    if let Some(parent) = parent {
+        fsx::unlock_one(parent)?;
+    }
+    attempt()
+}
+
+/// Root may do anything to a file but to one with certain attributes, see chattr(1).
+fn is_locked(error: &FsError) -> bool {
+    error.source.kind() == std::io::ErrorKind::PermissionDenied
+}
+
+/// Takes away what is in the directories that are plinth's alone, but for what [`remove_last`] removes.
+fn empty_own_directories(layout: &Layout, reasons: &mut Reasons) {
+    let entries = std::fs::read_dir(layout.state()).into_iter().flatten().flatten();
+    let others = entries.map(|entry| entry.path()).filter(|path| !survey::needed_to_go_on(layout).contains(path));
+    for path in others.chain([layout.run()]) {
+        let mut removed = fsx::remove_all(&path);
+        if removed.as_ref().is_err_and(is_locked) {
+            removed = fsx::unlock(&path).and_then(|()| fsx::remove_all(&path));
+        }
+        if let Err(error) = removed {
+            reasons.insert(path.display().to_string(), explain(&error));
+        }
     }
 }
 
-/// Takes the state directory away, journal and lock last, and what a boot would clear.
-fn remove_own_directories(layout: &Layout, left: &mut Vec<Left>) {
-    let attempt = |left: &mut Vec<Left>, path: &Path, result: Result<bool, FsError>| {
+/// Takes away what the next reset would have needed: only when there is nothing for it to do.
+fn remove_last(layout: &Layout, made: &Made, reasons: &mut Reasons) {
+    let mut attempt = |path: PathBuf, result: Result<bool, FsError>| {
         if let Err(error) = result {
-            left.push(Left { what: path.display().to_string(), why: with_cause(&error), failed: true });
+            reasons.insert(path.display().to_string(), explain(&error));
         }
     };
-    attempt(left, &layout.run(), fsx::remove_tree(&layout.run()));
-    let entries = std::fs::read_dir(layout.state()).into_iter().flatten().flatten();
-    let last = [layout.journal(), layout.lock()];
-    for path in entries.map(|entry| entry.path()).filter(|path| !last.contains(path)) {
-        let removed = if path.is_dir() { fsx::remove_tree(&path) } else { fsx::remove_file(&path) };
-        attempt(left, &path, removed);
-    }
-    if left.iter().any(|left| left.failed) {
-        // The next reset needs the journal to know what is still to be removed.
-        return;
+    if made.has_binary(layout) {
+        attempt(layout.binary(), fsx::remove_file(&layout.binary()));
     }
     // The lock after the journal, and then nothing but the directory: whoever gets the lock now begins a new journal.
-    for path in &last {
-        attempt(left, path, fsx::remove_file(path));
+    for path in survey::needed_to_go_on(layout) {
+        attempt(path.clone(), fsx::remove_file(&path));
     }
-    match fsx::remove_empty_directory(&layout.state()) {
-        Err(error) if error.source.kind() == std::io::ErrorKind::ResourceBusy => {
-            let why = "is a mount point, and empty".to_owned();
-            left.push(Left { what: layout.state().display().to_string(), why, failed: false });
-        }
-        removed => attempt(left, &layout.state(), removed),
-    }
+    attempt(layout.state(), fsx::remove_empty_directory(&layout.state()));
 }
 
-/// Detaches every mount below `directory`: memory volumes of pods, and what was mounted in volumes.
-fn unmount_below(directory: &Path) -> Result<Vec<Left>, FsError> {
-    let points = fsx::mounts_below(directory)?.into_iter();
-    Ok(points
-        .filter_map(|point| {
-            let error = fsx::unmount(&point).err()?;
-            Some(Left { what: point.display().to_string(), why: with_cause(&error), failed: true })
-        })
-        .collect())
-}
-
-/// The report, from the host as it is now.
-fn look_again(layout: &Layout, ledger: &Ledger, mut left: Vec<Left>, containers: usize) -> Report {
-    let mut removed = BTreeSet::new();
-    for creation in ledger.creations() {
-        let path = match creation {
-            Creation::File { path }
-            | Creation::HostFile { path }
-            | Creation::Directory { path }
-            | Creation::Tree { path } => path,
-            Creation::Container { .. } | Creation::Image { .. } | Creation::Unit { .. } => continue,
+/// Detaches every mount of pods: memory volumes, and what was mounted in volumes.
+fn unmount_pods(layout: &Layout, reasons: &mut Reasons) -> Result<(), FsError> {
+    for point in fsx::mounts_below(&layout.pods())? {
+        let why = match fsx::unmount(&point) {
+            Ok(Unmounted::Done) => continue,
+            Ok(Unmounted::Detached) => "was in use: it is detached, and ends when its last user does".to_owned(),
+            Err(error) => explain(&error),
         };
-        let what = path.display().to_string();
-        if !exists(path) {
-            removed.insert(what);
-        } else if matches!(creation, Creation::File { .. })
-            || matches!(creation, Creation::HostFile { .. }) && !is_filled(creation)
-        {
-            left.push(Left { what, why: "is still there".to_owned(), failed: true });
-        } else if !left.iter().any(|left| left.what == what) && !fsx::is_empty_directory(path) {
-            left.push(Left { what, why: "holds files that plinth did not make".to_owned(), failed: false });
-        }
+        reasons.insert(survey::mount(&point), why);
     }
-    for path in [layout.state(), layout.run()] {
-        if exists(&path) {
-            let failed = !left.iter().any(|left| left.what == path.display().to_string());
-            if failed {
-                left.push(Left { what: path.display().to_string(), why: "is still there".to_owned(), failed });
-            }
-        } else {
-            removed.insert(path.display().to_string());
-        }
-    }
-    left.sort();
-    left.dedup_by(|a, b| a.what == b.what);
-    Report { removed: removed.into_iter().collect(), left, containers }
+    Ok(())
 }
 
-/// Whether there is something of this name, dangling symlinks included.
-fn exists(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
-}
-
-fn with_cause(error: &FsError) -> String {
-    format!("{error}: {}", error.source)
+/// The error, and what to do where plinth cannot.
+fn explain(error: &FsError) -> String {
+    let path = error.path.display();
+    let hint = match error.source.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            let parent = error.path.parent().unwrap_or(&error.path).display().to_string();
+            format!("; look at `lsattr -d {parent} {path}`, take the attribute away with `chattr -i` and run it again")
+        }
+        std::io::ErrorKind::ResourceBusy => format!("; something is mounted there: `umount {path}` and run it again"),
+        std::io::ErrorKind::ReadOnlyFilesystem => "; its file system is read-only: remount it and run it again".into(),
+        _ => String::new(),
+    };
+    format!("{error}: {}{hint}", error.source)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::clock::Clock;
     use crate::journal::Journal;
@@ -293,10 +287,22 @@ mod tests {
     use crate::service::AgentCommand;
     use crate::ui::{Format, Mode, Printer, Progress};
 
+    /// Whether and why the thing of this path is there.
+    fn of<'a>(report: &'a Report, path: &Path) -> (State, &'a str) {
+        let found = report.things.iter().find(|thing| Path::new(&thing.what) == path);
+        let found = found.unwrap_or_else(|| panic!("{} is not in {report:?}", path.display()));
+        (found.state, found.why.as_str())
+    }
+
+    fn all_gone(report: &Report) -> bool {
+        report.complete && report.things.iter().all(|thing| thing.state == State::Gone)
+    }
+
     struct Fixture {
         root: tempfile::TempDir,
         layout: Layout,
         journal: Journal,
+        runtime: FakeRuntime,
     }
 
     fn fixture() -> Fixture {
@@ -304,7 +310,7 @@ mod tests {
         let layout = Layout::new(root.path());
         fsx::create_directories(&layout.state(), 0o700).unwrap();
         let journal = Journal::of(&layout);
-        Fixture { root, layout, journal }
+        Fixture { root, layout, journal, runtime: FakeRuntime::new(Clock::system()) }
     }
 
     impl Fixture {
@@ -324,21 +330,28 @@ mod tests {
             fsx::write_atomic(&path, b"x", 0o600).unwrap();
         }
 
-        async fn reset(&self, options: Options, etcd_data: &[PathBuf]) -> Report {
-            let mode = Mode { progress: Progress::Hidden, format: Format::Text, color: false };
-            let runtime = FakeRuntime::new(Clock::system());
+        async fn reset(&self, options: Options) -> Report {
+            let hidden = Mode { progress: Progress::Hidden, format: Format::Text, color: false };
+            let runtime = &self.runtime;
             let host = Host {
                 layout: &self.layout,
                 journal: &self.journal,
-                runtime: &runtime,
+                runtime,
                 clock: &Clock::system(),
-                printer: &Printer::capture(mode).0,
+                printer: &Printer::capture(hidden).0,
                 launch: Launch::Service {
                     manager: Manager::Detached,
                     command: AgentCommand { program: "/bin/false".into(), arguments: vec![] },
                 },
             };
-            run(&host, options, etcd_data).await.unwrap()
+            let made = Made::find(&self.layout, runtime, &self.journal.ledger().unwrap()).await.unwrap();
+            let mut expected = preview(&host, &made, options).await.unwrap();
+            let report = run(&host, &made, options).await.unwrap();
+            // What was to stay stays, and no more than that; no run finds anything that the preview has not shown.
+            expected.retain(|thing| thing.state == State::Stays);
+            let left: Vec<_> = report.things.iter().filter(|thing| thing.state != State::Gone).collect();
+            assert!(expected.iter().all(|thing| left.contains(&thing)), "{expected:?} {left:?}");
+            report
         }
     }
 
@@ -346,9 +359,9 @@ mod tests {
     async fn what_was_made_is_gone_and_the_report_says_so() {
         let fixture = fixture();
         fixture.make("etc/kubernetes/pki/ca.key");
-        let report = fixture.reset(Options::default(), &[]).await;
-        assert!(report.is_complete() && report.left.is_empty(), "{report:?}");
-        assert!(report.removed.contains(&fixture.path("etc/kubernetes/pki/ca.key").display().to_string()));
+        let report = fixture.reset(Options::default()).await;
+        assert!(all_gone(&report), "{report:?}");
+        assert_eq!(of(&report, &fixture.path("etc/kubernetes/pki/ca.key")), (State::Gone, ""));
         assert!(!fixture.path("etc").exists() && !fixture.layout.state().exists());
     }
 
@@ -358,8 +371,8 @@ mod tests {
         fixture.make("etc/kubernetes/pki/ca.key");
         let key = fixture.path("etc/kubernetes/pki/ca.key");
         std::fs::rename(&key, fsx::temporary(&key)).unwrap();
-        let report = fixture.reset(Options::default(), &[]).await;
-        assert!(report.is_complete() && report.left.is_empty(), "{report:?}");
+        let report = fixture.reset(Options::default()).await;
+        assert!(all_gone(&report), "{report:?}");
         assert!(!fixture.path("etc").exists());
     }
 
@@ -368,10 +381,13 @@ mod tests {
         let fixture = fixture();
         fixture.make("etc/kubernetes/admin.conf");
         std::fs::write(fixture.path("etc/kubernetes/theirs"), "x").unwrap();
-        let report = fixture.reset(Options::default(), &[]).await;
-        assert!(report.is_complete());
+        let report = fixture.reset(Options::default()).await;
+        assert!(report.complete);
         assert!(fixture.path("etc/kubernetes/theirs").exists() && !fixture.path("etc/kubernetes/admin.conf").exists());
-        assert!(report.left.iter().any(|l| l.what.ends_with("etc/kubernetes") && !l.failed), "{report:?}");
+        assert_eq!(
+            of(&report, &fixture.path("etc/kubernetes")),
+            (State::Stays, "holds files that plinth did not make")
+        );
     }
 
     #[tokio::test]
@@ -390,14 +406,13 @@ mod tests {
                 "link" => std::os::unix::fs::symlink("elsewhere", &path).unwrap(),
                 _ => {}
             }
-            let shown = preview(&fixture.layout, &fixture.journal.ledger().unwrap(), Options::default(), &[]);
-            assert_eq!(shown.contains(&path.display().to_string()), !stays, "{name}");
-            let report = fixture.reset(Options::default(), &[]).await;
-            assert!(report.is_complete() && !fixture.layout.state().exists(), "{name}: {report:?}");
-            assert_eq!((exists(&path), fixture.path("srv").exists()), (stays, stays), "{name}");
-            let named = report.left.iter().any(|l| l.what.ends_with("container") && l.why.contains("made empty"));
-            assert_eq!(named, stays, "{name}: {report:?}");
-            assert_eq!(report.removed.contains(&path.display().to_string()), !stays, "{name}");
+            let report = fixture.reset(Options::default()).await;
+            assert!(report.complete && !fixture.layout.state().exists(), "{name}: {report:?}");
+            let there = path.symlink_metadata().is_ok();
+            assert_eq!((there, fixture.path("srv").exists()), (stays, stays), "{name}");
+            let (state, why) = of(&report, &path);
+            assert_eq!(state, if stays { State::Stays } else { State::Gone }, "{name}");
+            assert_eq!(why.contains("made empty"), stays, "{name}: {report:?}");
         }
     }
 
@@ -410,8 +425,9 @@ mod tests {
             fixture.journal.append(&[Record::Make { what: Creation::Directory { path: data.clone() } }]).unwrap();
             std::fs::create_dir_all(data.join("member/wal")).unwrap();
             let options = Options { keep_etcd_data: keep, images: false };
-            let report = fixture.reset(options, std::slice::from_ref(&data)).await;
-            assert!(report.is_complete(), "{report:?}");
+            let report = fixture.reset(options).await;
+            assert!(report.complete, "{report:?}");
+            assert_eq!(of(&report, &data).0, if keep { State::Stays } else { State::Gone });
             assert_eq!(data.join("member/wal").exists(), keep);
             assert_eq!(data.exists(), keep);
         }
@@ -425,20 +441,67 @@ mod tests {
         let path = fixture.path("etc/kubernetes/admin.conf");
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
-        let report = fixture.reset(Options::default(), &[]).await;
-        assert!(!report.is_complete() && fixture.layout.journal().exists(), "{report:?}");
+        let report = fixture.reset(Options::default()).await;
+        assert!(!report.complete && fixture.layout.journal().exists(), "{report:?}");
+        let (state, why) = of(&report, &path);
+        assert!(state == State::There && why.contains("cannot remove"), "{report:?}");
+        assert_eq!(of(&report, &fixture.path("etc/kubernetes")).0, State::There, "not for somebody else's sake");
         std::fs::remove_dir(&path).unwrap();
-        let report = fixture.reset(Options::default(), &[]).await;
-        assert!(report.is_complete() && !fixture.layout.state().exists(), "{report:?}");
+        let report = fixture.reset(Options::default()).await;
+        assert!(all_gone(&report) && !fixture.layout.state().exists(), "{report:?}");
+    }
+
+    #[tokio::test]
+    async fn without_the_engine_all_but_the_containers_goes_and_the_next_run_finishes() {
+        let fixture = fixture();
+        fixture.make("etc/kubernetes/admin.conf");
+        std::fs::write(fixture.layout.agent_id(), "a\n").unwrap();
+        let id = "c".repeat(64);
+        fixture.journal.append(&[Record::Make { what: Creation::Container { id } }]).unwrap();
+        fixture.runtime.go_away();
+        let report = fixture.reset(Options::default()).await;
+        let [container] = &report.things.iter().filter(|thing| thing.kind == "container").collect::<Vec<_>>()[..]
+        else {
+            panic!("{report:?}")
+        };
+        assert!(container.state == State::There && container.why.contains("does not answer"), "{report:?}");
+        assert!(!report.complete && !fixture.path("etc").exists() && fixture.layout.agent_id().exists());
+        assert_eq!(of(&report, &fixture.layout.state()), (State::There, "is needed until all else is gone"));
+        fixture.runtime.come_back();
+        let report = fixture.reset(Options::default()).await;
+        assert!(all_gone(&report) && !fixture.layout.state().exists(), "{report:?}");
+    }
+
+    #[tokio::test]
+    async fn plinth_itself_goes_last_and_only_where_it_was_installed_by_plinth() {
+        for (ours, blocked) in [(true, false), (true, true), (false, false)] {
+            let fixture = fixture();
+            let binary = fixture.layout.binary();
+            fsx::create_directories(binary.parent().unwrap(), 0o755).unwrap();
+            std::fs::write(&binary, "plinth").unwrap();
+            if ours {
+                let what = Creation::File { path: binary.clone() };
+                fixture.journal.append(&[Record::Make { what }]).unwrap();
+            }
+            fixture.make("etc/file");
+            if blocked {
+                std::fs::remove_file(fixture.path("etc/file")).unwrap();
+                std::fs::create_dir(fixture.path("etc/file")).unwrap();
+            }
+            let report = fixture.reset(Options::default()).await;
+            assert_eq!(report.complete, !blocked, "{report:?}");
+            assert_eq!(binary.exists(), !ours || blocked, "{report:?}");
+        }
     }
 
     #[tokio::test]
     async fn on_a_clean_host_there_is_nothing_to_do() {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::new(root.path());
-        let fixture = Fixture { journal: Journal::of(&layout), layout, root };
-        let report = fixture.reset(Options::default(), &[]).await;
-        assert!(report.is_complete() && report.containers == 0);
+        let runtime = FakeRuntime::new(Clock::system());
+        let fixture = Fixture { journal: Journal::of(&layout), layout, root, runtime };
+        let report = fixture.reset(Options::default()).await;
+        assert!(all_gone(&report) && report.containers == 0);
         assert_eq!(std::fs::read_dir(fixture.root.path()).unwrap().count(), 0);
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::fsx::{self, FsError};
 use crate::journal::{Creation, Journal, JournalError, Record};
@@ -89,8 +91,22 @@ async fn remove<R: Runtime>(runtime: &R, containers: &[&Container]) -> Result<()
     join_all(removals).await.into_iter().collect()
 }
 
+/// Kills what runs in the containers `ids` where the runtime cannot be told to, and returns when nothing does. etcd loses
+/// nothing by it that it has acknowledged.
+pub async fn kill_processes(layout: &Layout, ids: &BTreeSet<String>) -> Result<(), TakedownError> {
+    until_ended(layout, ids, |process| {
+        // It may have ended by itself, and nothing else runs in its container's cgroup.
+        let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+    })
+    .await
+}
+
 /// Waits until no process runs in the containers `ids`, as `/proc` sees it.
 pub async fn ended(layout: &Layout, ids: &BTreeSet<String>) -> Result<(), TakedownError> {
+    until_ended(layout, ids, |_| {}).await
+}
+
+async fn until_ended(layout: &Layout, ids: &BTreeSet<String>, each: impl Fn(&Process)) -> Result<(), TakedownError> {
     let proc = Proc::new(layout.proc());
     let deadline = tokio::time::Instant::now() + END;
     loop {
@@ -101,6 +117,7 @@ pub async fn ended(layout: &Layout, ids: &BTreeSet<String>) -> Result<(), Takedo
         if tokio::time::Instant::now() >= deadline {
             return Err(TakedownError::StillRunning { processes });
         }
+        processes.iter().for_each(&each);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -2,7 +2,7 @@
 
 One round is one fresh control plane, and one plain one beside it:
     plinth init → init again → idle → pods → crashes → a crowd of pods → plinth reset → the same four containers by
-    docker run
+    docker run → an upgrade (upgrade.py)
 """
 
 import concurrent.futures
@@ -15,12 +15,13 @@ import subprocess
 import time
 
 import host
+import upgrade
 from host import KUBERNETES, BenchError, ControlPlane, new_process, pids, program, run, timed
 
 BUSYBOX = "plinth-test/busybox:1"
 MANIFESTS = KUBERNETES / "manifests"
 ETCD_DATA = pathlib.Path("/var/lib/etcd")
-PARTS = ("agent", "pods", "crashes", "crowd")
+PARTS = ("agent", "pods", "crashes", "crowd", "upgrade")
 """Parts of a round that can be left out."""
 PODS = 4
 """Pods measured per round, and containers beside them."""
@@ -70,6 +71,8 @@ class Bench:
         settle()
         self.add("reset", timed(self.plinth, "reset", "--force"))
         self.floor(plain)
+        if "upgrade" in self.only:
+            upgrade.measure(self)
 
     def init(self):
         """From the start of the command until the last component is healthy as seen from outside; and until the

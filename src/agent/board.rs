@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use super::metrics::Metrics;
 use super::pod::{PodKey, StaticPod};
 use super::probe::Health;
-use super::status::SourceStatus;
+use super::status::{SourceStatus, Update};
 use super::step::Waiting;
 use crate::runtime::Container;
 
@@ -49,6 +49,8 @@ pub struct Snapshot {
     pub remarks: Vec<String>,
     /// What is being done right now and takes long.
     pub doing: Option<String>,
+    /// The file's spec, where it is not the one that serves.
+    pub update: Option<Update>,
 }
 
 /// What a dead container said of its end.

@@ -152,6 +152,7 @@ mod tests {
             last_words: BTreeMap::new(),
             remarks: Vec::new(),
             doing: None,
+            update: None,
         }
     }
 

@@ -31,6 +31,7 @@ pub fn summary(snapshot: &Snapshot, now: Timestamp) -> PodSummary {
         ready,
         message: message(snapshot, pod, &containers, ready || phase == "Succeeded", now),
         containers: containers.into_iter().map(|container| container.summary).collect(),
+        update: snapshot.update.clone(),
     }
 }
 
@@ -98,6 +99,7 @@ fn leftover(snapshot: &Snapshot) -> PodSummary {
             snapshot.remarks.join("; ")
         }),
         containers: Vec::new(),
+        update: None,
     }
 }
 

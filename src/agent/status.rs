@@ -74,6 +74,18 @@ pub struct PodSummary {
     pub message: Option<String>,
     /// Its containers, init containers first.
     pub containers: Vec<ContainerSummary>,
+    /// The file holds another spec than the one that serves. Only for a pod that is replaced new-first.
+    pub update: Option<Update>,
+}
+
+/// What became of the spec in the file of a pod that is replaced new-first, as long as it does not serve.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Update {
+    /// UID of the pod in the file.
+    pub uid: String,
+    /// Why it was given up; `None` while it is being tried.
+    pub rejected: Option<String>,
 }
 
 /// One container of a pod.

@@ -11,7 +11,7 @@
 //! - An agent that comes back in the middle of a trial removes the new one and begins again: it cannot tell to whom the
 //!   clients went.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::pod::StaticPod;
 use super::step::{belongs_to, instances, is_running, name_of, uid_of};
 use crate::fsx::{self, FsError};
+use crate::proc::Proc;
 use crate::runtime::{Container, State, labels};
 
 /// Name of the file in a pod's directory that says whether it was proven.
@@ -65,6 +66,8 @@ pub struct Facts<'a> {
     pub containers: &'a BTreeMap<String, Container>,
     /// What is kept on disk.
     pub memory: Option<&'a Memory>,
+    /// Ids of those that are being stopped beside everything else.
+    pub stopping: &'a BTreeSet<String>,
     /// Why this spec cannot run beside the old one.
     pub obstacle: Option<&'a str>,
     /// Since when this agent tries the file's spec, if it does: what ended before did not fail.
@@ -112,6 +115,9 @@ pub fn course(facts: &Facts<'_>) -> Course {
         return Course::Keep("what was tried before goes first".to_owned());
     }
     let own: Vec<_> = containers.values().filter(|container| belongs_to(container, pod)).collect();
+    if own.iter().any(|container| facts.stopping.contains(&container.id)) {
+        return Course::Keep("the file's version is still ending from before".to_owned());
+    }
     if !facts.steered && proven.iter().any(|container| is_running(container)) {
         return match facts.obstacle {
             Some(_) => Course::Run,
@@ -139,6 +145,17 @@ pub fn course(facts: &Facts<'_>) -> Course {
         Some(until) if until <= facts.now => Course::Reject(format!("not ready within {} s", budget.as_secs())),
         _ => Course::Try(until),
     }
+}
+
+/// Whether a second instance of what runs as `pids` fits into memory: with a fifth to spare, as a new one may need more.
+pub fn has_room(proc: &Proc, pids: &[i32]) -> Result<(), String> {
+    let used: u64 = pids.iter().filter_map(|pid| proc.resident(*pid).ok().flatten()).sum();
+    let available = proc.memory().map_err(|error| error.to_string())?.available;
+    if available >= used / 5 * 6 {
+        return Ok(());
+    }
+    let (available, used) = (available >> 20, used >> 20);
+    Err(format!("{available} MiB of memory are available, and the old one has {used} MiB"))
 }
 
 fn is_of(container: &Container, hash: &str) -> bool {

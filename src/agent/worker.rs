@@ -217,6 +217,51 @@ async fn pre_stop<R: Runtime>(prober: &Prober<R>, hook: &PreStop, stop: &Stop) {
     tracing::warn!(container = stop.container, id = stop.id, why, "the preStop hook failed");
 }
 
+/// Stops these: their `preStop` hooks begin at once, and count against the grace like the wait for earlier turns.
+async fn end_all<R: Runtime>(
+    shared: Arc<Shared<R>>,
+    stops: Vec<Stop>,
+    hooks: Vec<Option<PreStop>>,
+) -> Vec<Result<(), RuntimeError>> {
+    let since = Instant::now();
+    let shared = &shared;
+    let (hooks, mut ends): (Vec<_>, Vec<_>) = stops
+        .iter()
+        .zip(&hooks)
+        .map(|(stop, hook)| {
+            let (ended, end) = oneshot::channel::<()>();
+            let hook = async move {
+                if let Some(hook) = hook {
+                    pre_stop(&shared.prober, hook, stop).await;
+                }
+                drop(ended);
+            };
+            (hook, end)
+        })
+        .unzip();
+    let turns = async {
+        let mut results = Vec::new();
+        for turn in stops.chunk_by(|one, other| one.turn == other.turn) {
+            let ends = ends.drain(..turn.len());
+            let stopped = turn.iter().zip(ends).map(async |(stop, end)| {
+                // An error is what the end of the hook looks like.
+                let _ = end.await;
+                let left = stop.grace.saturating_sub(since.elapsed()).max(LEAST_GRACE);
+                match shared.runtime.stop(&stop.id, left).await {
+                    Err(RuntimeError::NoSuchContainer(_)) => Ok(()),
+                    result => result,
+                }
+            });
+            results.extend(join_all(stopped).await);
+            if results.iter().any(Result::is_err) {
+                break;
+            }
+        }
+        results
+    };
+    tokio::join!(join_all(hooks), turns).1
+}
+
 impl<R: Runtime> Worker<R> {
     /// A worker for `key` that starts from `containers`.
     pub fn new(
@@ -297,6 +342,7 @@ impl<R: Runtime> Worker<R> {
                 Some(report) = self.reports.recv() => self.take_report(&report),
                 Some(Ok((id, result))) = self.hooks.join_next() => self.take_hook(&id, result),
                 Some(Ok(result)) = self.bookkeeper.join_next() => self.take_books(result),
+                Some(ended) = self.surge.ended() => self.take_aside(ended).await,
                 () = sleep(nap.unwrap_or_default()), if nap.is_some() => {}
             }
         }
@@ -330,12 +376,13 @@ impl<R: Runtime> Worker<R> {
                 });
             }
         }
-        let tried = self.surge.is_trying().then(|| {
-            let own = |container: &Container| pod.is_some_and(|pod| belongs_to(container, pod));
-            self.containers.iter().filter(|(_, c)| own(c)).map(|(id, c)| (id.clone(), c.clone())).collect()
+        let shown = self.surge.hides().then(|| {
+            let shown =
+                self.containers.values().filter(|container| pod.is_none_or(|pod| self.surge.shows(container, pod)));
+            shown.map(|container| (container.id.clone(), container.clone())).collect()
         });
         let observed = Observed {
-            containers: tried.as_ref().unwrap_or(&self.containers),
+            containers: shown.as_ref().unwrap_or(&self.containers),
             health: &self.health,
             unready: &unready,
             dependency_ready_at,
@@ -356,6 +403,10 @@ impl<R: Runtime> Worker<R> {
         };
         let (name, succeeded) = match (action, pod) {
             (Action::Stop(stops), _) => {
+                if self.serves_meanwhile(wanted) {
+                    self.stop_aside(stops, wanted);
+                    return true;
+                }
                 self.publish(wanted, decision, Some(format!("stopping: {}", stops.first().map_or("", |s| &s.why))));
                 ("stop", self.stop(stops, wanted).await)
             }
@@ -386,50 +437,28 @@ impl<R: Runtime> Worker<R> {
         succeeded
     }
 
-    /// Stops these: their `preStop` hooks begin at once, and count against the grace like the wait for earlier turns.
+    /// Stops these, and waits for it.
     async fn stop(&mut self, stops: &[Stop], wanted: &Wanted) -> bool {
+        let results = self.ending(stops, wanted).await;
+        self.take_ends(stops, results).await
+    }
+
+    /// What stops these, without the worker.
+    fn ending(
+        &mut self,
+        stops: &[Stop],
+        wanted: &Wanted,
+    ) -> impl Future<Output = Vec<Result<(), RuntimeError>>> + Send + 'static {
         for stop in stops {
             // No probe is asked of a container that is being stopped.
             self.watches.remove(&stop.id);
             tracing::info!(pod = %self.key, container = stop.container, grace = ?stop.grace, why = stop.why, "stopping");
         }
-        let since = Instant::now();
-        let shared = Arc::clone(&self.shared);
-        let (hooks, mut ends): (Vec<_>, Vec<_>) = stops
-            .iter()
-            .map(|stop| {
-                let (ended, end) = oneshot::channel::<()>();
-                let hook = self.pre_stop(&stop.id, wanted);
-                let hook = async {
-                    if let Some(hook) = hook {
-                        self::pre_stop(&shared.prober, &hook, stop).await;
-                    }
-                    drop(ended);
-                };
-                (hook, end)
-            })
-            .unzip();
-        let turns = async {
-            let mut results = Vec::new();
-            for turn in stops.chunk_by(|one, other| one.turn == other.turn) {
-                let ends = ends.drain(..turn.len());
-                let stopped = turn.iter().zip(ends).map(async |(stop, end)| {
-                    // An error is what the end of the hook looks like.
-                    let _ = end.await;
-                    let left = stop.grace.saturating_sub(since.elapsed()).max(LEAST_GRACE);
-                    match shared.runtime.stop(&stop.id, left).await {
-                        Err(RuntimeError::NoSuchContainer(_)) => Ok(()),
-                        result => result,
-                    }
-                });
-                results.extend(join_all(stopped).await);
-                if results.iter().any(Result::is_err) {
-                    break;
-                }
-            }
-            results
-        };
-        let (_, results) = tokio::join!(join_all(hooks), turns);
+        let hooks = stops.iter().map(|stop| self.pre_stop(&stop.id, wanted)).collect();
+        end_all(Arc::clone(&self.shared), stops.to_vec(), hooks)
+    }
+
+    async fn take_ends(&mut self, stops: &[Stop], results: Vec<Result<(), RuntimeError>>) -> bool {
         let all = results.iter().all(Result::is_ok);
         for (stop, result) in stops.iter().zip(results) {
             match result {
@@ -989,6 +1018,7 @@ impl<R: Runtime> Worker<R> {
             last_words: self.last_words.clone(),
             remarks,
             doing,
+            update: self.surge.update().cloned(),
         });
     }
 }

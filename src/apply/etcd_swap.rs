@@ -24,6 +24,7 @@ use crate::health::{Identity, TargetError, Trust};
 use crate::journal::{Creation, Ledger, Record};
 use crate::plan::{self, Back, OpenSwap, generation};
 use crate::release::Component;
+use crate::runtime::Runtime;
 use crate::ui::Phase;
 use crate::yaml;
 
@@ -68,7 +69,7 @@ impl Swapped {
 }
 
 /// Replaces the etcd that runs, or goes on with doing so, and waits until the new one is healthy.
-pub(super) async fn swap<R>(
+pub(super) async fn swap<R: Runtime>(
     swapped: &Swapped,
     goal: &Goal<'_>,
     host: &Host<'_, R>,
@@ -99,7 +100,7 @@ pub(super) async fn swap<R>(
 }
 
 /// Brings the etcd from before back. `None` where it has never gone; with the reason where it is not healthy again.
-pub(super) async fn undo<R>(
+pub(super) async fn undo<R: Runtime>(
     swapped: &Swapped,
     goal: &Goal<'_>,
     host: &Host<'_, R>,
@@ -176,7 +177,7 @@ struct Run<'a, R> {
     phase: Phase,
 }
 
-impl<'a, R> Run<'a, R> {
+impl<'a, R: Runtime> Run<'a, R> {
     /// The swap that the journal knows.
     fn open(goal: &'a Goal<'a>, host: &'a Host<'a, R>) -> Result<Option<Self>, ApplyError> {
         let open = OpenSwap::read(host.layout, &host.journal.ledger()?)?;
@@ -363,7 +364,7 @@ impl<'a, R> Run<'a, R> {
                 let reason = unhealthy.into_iter().map(|(_, reason)| reason).collect::<Vec<_>>().join("; ");
                 Err(self.stuck(which, reason).await)
             }
-            gate => gate,
+            gate => Ok(gate?.after),
         }
     }
 

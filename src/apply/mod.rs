@@ -11,10 +11,14 @@
 //! that were exchanged are put back after that, in reverse order, and the generation stays the one it was.
 
 pub mod autopsy;
+mod before;
 mod etcd_swap;
 mod exchange;
 mod files;
 mod hopeless;
+mod lead;
+
+pub use before::before_upgrade;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -311,7 +315,7 @@ impl Exchange {
 }
 
 /// Puts back what was exchanged, in reverse order. Returns the components, with the reason where one is not healthy.
-async fn put_back<R>(
+async fn put_back<R: Runtime>(
     exchanged: &[Exchange],
     goal: &Goal<'_>,
     host: &Host<'_, R>,
@@ -524,6 +528,12 @@ fn whoever_may_ask(goal: &Goal<'_>, layout: &Layout) -> Result<kubeconfig::Crede
 /// The text of `super-admin.conf`.
 pub fn super_admin(goal: &Goal<'_>, layout: &Layout) -> Result<String, ApplyError> {
     kubeconfig_of("super-admin", goal, layout)
+}
+
+/// The text of `super-admin.conf` and its name; without it, of `admin.conf`.
+fn who_may_write(goal: &Goal<'_>, layout: &Layout) -> Option<(&'static str, String)> {
+    let read = |name: &str, file| Some((file, kubeconfig_of(name, goal, layout).ok()?));
+    read("super-admin", "super-admin.conf").or_else(|| read("admin", "admin.conf"))
 }
 
 fn kubeconfig_of(name: &str, goal: &Goal<'_>, layout: &Layout) -> Result<String, ApplyError> {

@@ -69,6 +69,9 @@ pub(super) struct Flags {
     /// Preflight checks whose errors are only warnings; `all` is all of them
     #[arg(long, value_name = "CHECK", value_delimiter = ',')]
     ignore_preflight_errors: Option<Vec<String>>,
+    /// Renew certificates, those of authorities apart, when the version goes up; `=false` leaves them
+    #[arg(long, value_name = "BOOL", default_value_t = true, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
+    certificate_renewal: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -119,6 +122,7 @@ impl Flags {
 pub(super) struct Asked {
     pub(super) loaded: Loaded,
     plan: Option<PlanFile>,
+    renew: bool,
     journal: Journal,
     docker: Docker,
 }
@@ -128,7 +132,8 @@ impl Asked {
     pub(super) fn by_flags(flags: &Flags, dry_run: bool, context: &Context) -> Result<Self, Failure> {
         let text = flags.config.as_deref().map(super::config::read).transpose()?;
         let file = text.as_ref().map(|(name, text)| ConfigFile { name, text });
-        Self::load(file, &flags.overrides(dry_run), None, None, context)
+        let asked = Self::load(file, &flags.overrides(dry_run), None, None, context)?;
+        Ok(Self { renew: flags.certificate_renewal, ..asked })
     }
 
     /// By a plan that was kept in a file.
@@ -145,6 +150,7 @@ impl Asked {
         let mut asked = Self::load(Some(file), &overrides, Some(plan), None, context)?;
         if let Some(plan) = &asked.plan {
             asked.loaded.cluster.version_pinned = plan.version_pinned;
+            asked.renew = plan.renew;
         }
         Ok(asked)
     }
@@ -181,7 +187,7 @@ impl Asked {
         for warning in &loaded.warnings {
             context.printer.warning(warning);
         }
-        Ok(Self { loaded, plan, journal, docker: context.docker()? })
+        Ok(Self { loaded, plan, renew: true, journal, docker: context.docker()? })
     }
 
     /// The `init` that does it.
@@ -193,6 +199,7 @@ impl Asked {
             skip_phases: &self.loaded.skip_phases,
             plan: self.plan.as_ref(),
             ignored: &self.loaded.ignore_preflight_errors,
+            renew: self.renew,
             engine_address: self.docker.host(),
         };
         let host = Host { layout, journal: &self.journal, runtime: &self.docker, clock, printer, launch };

@@ -1,18 +1,15 @@
 //! `plinth reset`.
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, anyhow};
 
 use super::{Context, Failure, Outcome, ledger};
 use crate::apply::{Host, Launch};
 use crate::error::Exit;
 use crate::init;
-use crate::journal::{Creation, Journal, Ledger};
-use crate::reset::{self, Left, Options, Report};
+use crate::journal::Journal;
+use crate::reset::{self, Made, Options, Report, State, Thing};
 use crate::service::{AgentCommand, Manager};
-use crate::takedown::TakedownError;
-use crate::ui::{Answer, confirm};
+use crate::ui::{Answer, confirm, table};
 
 #[derive(Debug, Clone, Copy, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
@@ -34,17 +31,28 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     let Context { printer, layout, clock, .. } = context;
     let journal = Journal::of(layout);
-    let ledger = ledger(&journal)?;
     let options = Options { keep_etcd_data: args.keep_etcd_data, images: args.images };
-    let etcd_data = etcd_data(&ledger);
-    let would_remove = reset::preview(layout, &ledger, options, &etcd_data);
-    if would_remove.is_empty() {
-        printer.result(&Report::default(), || "nothing of plinth is on this host".to_owned())?;
+    let docker = context.docker()?;
+    let program = std::env::current_exe().context("cannot find the path of plinth itself")?;
+    let host = Host {
+        layout,
+        journal: &journal,
+        runtime: &docker,
+        clock,
+        printer,
+        launch: Launch::Service {
+            manager: Manager::detect(layout),
+            command: AgentCommand { program, arguments: Vec::new() },
+        },
+    };
+    if !layout.state().exists() {
+        printer.result(&Report { complete: true, ..Report::default() }, || NOTHING.to_owned())?;
         return Ok(Exit::Done);
     }
     if args.dry_run {
-        let text = || format!("would stop the agent and its containers, and remove:\n{}", indented(&would_remove));
-        printer.result(&serde_json::json!({ "wouldRemove": would_remove }), text)?;
+        let made = Made::find(layout, &docker, &ledger(&journal)?).await?;
+        let things = reset::preview(&host, &made, options).await?;
+        printer.result(&serde_json::json!({ "things": things }), || would_remove(&things))?;
         return Ok(Exit::Done);
     }
     if !args.force {
@@ -65,60 +73,51 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
         }
     }
 
+    reset::unlock(layout)?;
     let _lock = init::lock(layout)?.map_err(|busy| Failure::hinted(busy, Exit::Failed))?;
-    let docker = context.docker()?;
-    let program = std::env::current_exe().context("cannot find the path of plinth itself")?;
-    let host = Host {
-        layout,
-        journal: &journal,
-        runtime: &docker,
-        clock,
-        printer,
-        launch: Launch::Service {
-            manager: Manager::detect(layout),
-            command: AgentCommand { program, arguments: Vec::new() },
-        },
-    };
-    let report = reset::run(&host, options, &etcd_data).await.map_err(|error| {
-        let hints = match &error {
-            reset::ResetError::Takedown(TakedownError::Runtime(error)) if error.is_unreachable() => {
-                vec!["start Docker and run the same command again: containers of ours may be in it".to_owned()]
-            }
-            _ => vec!["run the same command again; it goes on where it stopped".to_owned()],
-        };
-        Failure::failed(error).with_hints(hints)
+    let made = Made::find(layout, &docker, &ledger(&journal)?).await?;
+    let report = reset::run(&host, &made, options).await.map_err(|error| {
+        Failure::failed(error).with_hints(vec!["run the same command again; it goes on where it stopped".to_owned()])
     })?;
     printer.result(&report, || text(&report))?;
-    Ok(if report.is_complete() { Exit::Done } else { Exit::Failed })
+    Ok(if report.complete { Exit::Done } else { Exit::Failed })
 }
 
-/// Every directory that may hold etcd's data: those the journal knows as somebody's data.
-fn etcd_data(ledger: &Ledger) -> Vec<PathBuf> {
-    let trees = ledger.creations().filter_map(|creation| match creation {
-        Creation::Tree { path } => Some(path.clone()),
-        _ => None,
-    });
-    trees.collect()
-}
+const NOTHING: &str = "nothing of plinth is on this host";
 
-fn indented(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+fn would_remove(things: &[Thing]) -> String {
+    let then = |thing: &Thing| match thing.state {
+        State::Gone => "is not there".to_owned(),
+        State::Stays => format!("stays: {}", thing.why),
+        State::There => "would be removed".to_owned(),
+    };
+    format!("nothing was removed\n\n{}", lines(things, "THEN", then))
 }
 
 fn text(report: &Report) -> String {
-    let mut text = format!(
-        "removed {} containers and {} files and directories; looked again: they are gone",
-        report.containers,
-        report.removed.len()
-    );
-    if !report.left.is_empty() {
-        let lines: Vec<_> = report
-            .left
-            .iter()
-            .map(|Left { what, why, failed }| format!("{}{what}: {why}", if *failed { "NOT REMOVED " } else { "" }))
-            .collect();
-        text.push_str(&format!("\nleft on this host:\n{}", indented(&lines)));
-    }
-    text.push_str("\nalso left: Docker, images that plinth did not pull, and the plinth binary");
-    text
+    let now = |thing: &Thing| match thing.state {
+        State::Gone => "gone".to_owned(),
+        State::Stays => format!("left: {}", thing.why),
+        State::There if thing.why.is_empty() => "NOT REMOVED".to_owned(),
+        State::There => format!("NOT REMOVED: {}", thing.why),
+    };
+    let count = |state| report.things.iter().filter(|thing| thing.state == state).count();
+    let (gone, left, there) = (count(State::Gone), count(State::Stays), count(State::There));
+    let verdict = if report.complete {
+        format!("looked again: all {gone} that was to go is gone, {left} left on purpose")
+    } else {
+        format!(
+            "looked again: {gone} gone, {left} left on purpose, {there} NOT REMOVED\n\
+             mend what is named above, and run the same command again: it goes on from there"
+        )
+    };
+    format!(
+        "{}\n{verdict}\nplinth leaves Docker, images that it did not pull, and a plinth that it did not install",
+        lines(&report.things, "NOW", now)
+    )
+}
+
+fn lines(things: &[Thing], last: &str, cell: impl Fn(&Thing) -> String) -> String {
+    let rows: Vec<_> = things.iter().map(|one| vec![one.kind.to_owned(), one.what.clone(), cell(one)]).collect();
+    table(&["KIND", "WHAT", last], &rows, None)
 }

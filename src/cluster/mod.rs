@@ -2,6 +2,9 @@
 //!
 //! They are reports and grants for others; no decision of plinth reads them.
 
+pub mod lease;
+pub mod survey;
+
 use std::time::Duration;
 
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleRef, Subject};
@@ -31,6 +34,18 @@ pub enum ClusterError {
     /// It could not be asked.
     #[error("cannot read the ClusterRoleBinding `{CLUSTER_ADMINS}`")]
     Read(#[source] Box<kube::Error>),
+    /// A Lease cannot be read or released.
+    #[error("cannot use the Lease `{name}`")]
+    Lease {
+        /// Its name.
+        name: String,
+        /// Why; `None` where no answer came.
+        #[source]
+        source: Option<Box<kube::Error>>,
+    },
+    /// Nodes or metrics cannot be read.
+    #[error("the API server does not tell its nodes and metrics")]
+    Survey(#[source] Option<Box<kube::Error>>),
     /// It kept refusing until the time was over.
     #[error("cannot create the ClusterRoleBinding `{CLUSTER_ADMINS}`")]
     Bind(#[source] Box<kube::Error>),

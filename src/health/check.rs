@@ -102,6 +102,21 @@ impl Checker {
         self.target.component
     }
 
+    /// The version that an API server says it is: `gitVersion` of its `/version`.
+    pub async fn version(&self) -> Result<String, Unhealthy> {
+        let mut url = self.target.url.clone();
+        url.set_path("/version");
+        url.set_query(None);
+        let answer = self.client.get(url).send().await.map_err(|e| explain(&e))?;
+        let status = answer.status().as_u16();
+        let body = read(answer).await?;
+        let said: Option<serde_json::Value> = serde_json::from_str(&body).ok();
+        match said.as_ref().and_then(|said| said["gitVersion"].as_str()) {
+            Some(version) => Ok(version.to_owned()),
+            None => Err(Unhealthy::Status { path: "/version".to_owned(), status, failing: Vec::new() }),
+        }
+    }
+
     /// Asks once. Healthy is status 200 (Kubernetes, etcd), and nothing else.
     pub async fn check(&self) -> Result<(), Unhealthy> {
         let answer = self.client.get(self.target.url.clone()).send().await.map_err(|e| explain(&e))?;

@@ -167,12 +167,23 @@ fn configuration(desired: &Desired<'_>, generation: &Generation) -> Option<Chang
 fn credentials(desired: &Desired<'_>, observed: &Observed, found: &mut Differences) {
     let committed = observed.standing.committed().is_some();
     let respecified = |item| desired.before.as_ref().is_some_and(|before| before.respecified.contains(item));
+    // One that was interrupted does not renew again what it has renewed.
+    let upgrades = desired.before.as_ref().is_some_and(|before| before.cluster.version < desired.cluster.version);
+    let renews = |authority: Option<Item>| {
+        let signer = authority.and_then(|authority| observed.credentials.get(authority));
+        upgrades && desired.renew && matches!(signer, Some(Found::Good { can_sign: true, .. }))
+    };
     let mut made: Vec<Item> = Vec::new();
     for credential in &desired.credentials {
         let Credential { item, authority, for_etcd } = *credential;
+        let asked_for = respecified(item) || matches!(observed.credentials.get(item), Some(Found::Good { .. }));
         // What an authority signed goes with it. Its files then no longer verify, so they are `Bad`.
         let replaces = match observed.credentials.get(item) {
             Some(Found::Good { other_server: Some(server), .. }) if respecified(item) => Some(server.clone()),
+            // One that leads elsewhere is people's, and they renew it.
+            Some(Found::Good { as_committed: true, other_server: None, .. }) if renews(authority) => {
+                Some("renewed with the upgrade".to_owned())
+            }
             Some(Found::Good { .. }) => continue,
             Some(Found::Bad { reason, ours: true, derivable, .. })
                 if !committed || authority.is_some() || *derivable =>
@@ -207,7 +218,7 @@ fn credentials(desired: &Desired<'_>, observed: &Observed, found: &mut Differenc
         found.changes.push(Change {
             what: item.to_owned(),
             class: Class::Live,
-            cause: if respecified(item) { Cause::Configuration } else { Cause::Drift },
+            cause: if asked_for { Cause::Configuration } else { Cause::Drift },
             reason: replaces.clone().unwrap_or_else(|| "it is missing".to_owned()),
             image: None,
             diff: None,

@@ -97,6 +97,8 @@ pub struct PlanFile {
     pub skip_phases: Vec<String>,
     /// Preflight checks whose errors are only warnings.
     pub ignore_preflight_errors: Vec<String>,
+    /// See [`super::Desired::renew`].
+    pub renew: bool,
     /// Checksums of the manifests that the configuration gives on this host.
     manifests: BTreeMap<Component, String>,
     /// What was seen of the host, by name.
@@ -117,6 +119,8 @@ pub struct Inputs<'a> {
     pub skip_phases: &'a [String],
     /// Preflight checks whose errors are only warnings.
     pub ignore_preflight_errors: &'a [String],
+    /// See [`super::Desired::renew`].
+    pub renew: bool,
 }
 
 impl PlanFile {
@@ -131,6 +135,7 @@ impl PlanFile {
             version_pinned: inputs.version_pinned,
             skip_phases: inputs.skip_phases.to_vec(),
             ignore_preflight_errors: inputs.ignore_preflight_errors.to_vec(),
+            renew: inputs.renew,
             manifests: checksums(inputs.manifests),
             observed: facts(observed),
             plan: value(plan),
@@ -255,7 +260,7 @@ fn facts(observed: &Observed) -> BTreeMap<String, String> {
     ]);
     facts.extend(credentials.iter().map(|(item, found)| {
         let state = match found {
-            Found::Good { can_sign, other_server } => {
+            Found::Good { can_sign, other_server, as_committed: _ } => {
                 format!("good, signs: {can_sign}, {}", other_server.as_deref().unwrap_or("leads here"))
             }
             Found::Bad { reason, .. } => reason.clone(),
@@ -281,7 +286,14 @@ mod tests {
     use crate::plan::Step;
 
     fn inputs(manifests: &[Manifest]) -> Inputs<'_> {
-        Inputs { config: "c\n", version_pinned: false, manifests, skip_phases: &[], ignore_preflight_errors: &[] }
+        Inputs {
+            config: "c\n",
+            version_pinned: false,
+            manifests,
+            skip_phases: &[],
+            ignore_preflight_errors: &[],
+            renew: true,
+        }
     }
 
     fn plan() -> Plan {

@@ -65,6 +65,8 @@ pub struct Desired<'a> {
     pub etcd_data: PathBuf,
     /// The control plane that runs here.
     pub before: Option<Before<'a>>,
+    /// What authorities have signed is renewed when the version goes up.
+    pub renew: bool,
 }
 
 /// What this plinth makes of the configuration that the control plane runs with.
@@ -148,6 +150,8 @@ pub enum Found {
         can_sign: bool,
         /// A kubeconfig that works and leads elsewhere: where it leads, and where it should. People may want that.
         other_server: Option<String>,
+        /// What an authority has signed, and has not been renewed since the last generation: its serial number is there.
+        as_committed: bool,
     },
     /// It is not.
     Bad {

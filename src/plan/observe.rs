@@ -96,19 +96,21 @@ pub fn certificates(inventory: &Inventory) -> Vec<(PathBuf, CertificateInfo)> {
 
 /// Serial numbers of the certificates of `inventory` that are on disk, in files of their own or in kubeconfigs, by item.
 pub fn serials(inventory: &Inventory) -> BTreeMap<String, String> {
-    let serial = |entry: &Entry| {
-        let name = entry.files.first()?.path.display().to_string();
-        let content = fsx::read(&entry.files.first()?.path).ok()?;
-        let pem = match &entry.kind {
-            Kind::Certificate(_) => content,
-            Kind::Kubeconfig(_) => {
-                kubeconfig::credentials(&name, &String::from_utf8_lossy(&content)).ok()?.certificate_pem.into_bytes()
-            }
-            Kind::ServiceAccount => return None,
-        };
-        Some((entry.credential.item.to_owned(), pki::inspect(&name, &pem).ok()?.serial))
-    };
+    let serial = |entry: &Entry| Some((entry.credential.item.to_owned(), serial(entry)?));
     inventory.entries().iter().filter_map(serial).collect()
+}
+
+fn serial(entry: &Entry) -> Option<String> {
+    let name = entry.files.first()?.path.display().to_string();
+    let content = fsx::read(&entry.files.first()?.path).ok()?;
+    let pem = match &entry.kind {
+        Kind::Certificate(_) => content,
+        Kind::Kubeconfig(_) => {
+            kubeconfig::credentials(&name, &String::from_utf8_lossy(&content)).ok()?.certificate_pem.into_bytes()
+        }
+        Kind::ServiceAccount => return None,
+    };
+    Some(pki::inspect(&name, &pem).ok()?.serial)
 }
 
 /// The authorities among `inventory` that are on disk and in order, by item.
@@ -156,7 +158,11 @@ fn credentials(
             _ => Ok(usable),
         });
         let state = match checked {
-            Ok(Usable { can_sign, other_server, .. }) => Found::Good { can_sign, other_server },
+            Ok(Usable { can_sign, other_server, .. }) => {
+                let is_signed = entry.credential.authority.is_some();
+                let as_committed = is_signed && recorded.is_some() && recorded == serial(entry).as_ref();
+                Found::Good { can_sign, other_server, as_committed }
+            }
             Err(Wrong { reason, hints }) => {
                 let derivable = matches!((&entry.kind, &contents[..]), (Kind::ServiceAccount, [None, Some(private)])
                     if pki::service_account_public_key(private).is_ok());
@@ -354,8 +360,8 @@ mod tests {
         }
     }
 
-    const GOOD: Found = Found::Good { can_sign: false, other_server: None };
-    const GOOD_AUTHORITY: Found = Found::Good { can_sign: true, other_server: None };
+    const GOOD: Found = Found::Good { can_sign: false, other_server: None, as_committed: false };
+    const GOOD_AUTHORITY: Found = Found::Good { can_sign: true, other_server: None, as_committed: false };
 
     fn reason(found: Option<&Found>) -> (&str, bool) {
         match found {
@@ -393,6 +399,8 @@ mod tests {
         let mut host = host();
         host.serials = Some(serials(&host.inventory));
         assert_eq!(host.found().get("certs/ca"), Some(&GOOD_AUTHORITY));
+        let as_committed = Found::Good { can_sign: false, other_server: None, as_committed: true };
+        assert_eq!(host.found().get("certs/apiserver"), Some(&as_committed));
         host.serials = Some([("certs/ca".to_owned(), "01".to_owned())].into());
         assert_eq!(host.found().get("certs/ca"), Some(&GOOD_AUTHORITY));
         fsx::remove_file(&host.file("certs/apiserver", 0)).unwrap();

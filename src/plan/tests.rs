@@ -42,6 +42,7 @@ struct Asked {
     /// What this plinth renders for the configuration that runs.
     before: Vec<Manifest>,
     respecified: BTreeSet<Item>,
+    renew: bool,
 }
 
 impl Default for Asked {
@@ -52,6 +53,7 @@ impl Default for Asked {
             manifests: desired(),
             before: desired(),
             respecified: BTreeSet::new(),
+            renew: true,
         }
     }
 }
@@ -81,6 +83,7 @@ impl Asked {
                 manifests: &self.before,
                 respecified: self.respecified.clone(),
             }),
+            renew: self.renew,
         };
         compute(&desired, observed)
     }
@@ -107,7 +110,7 @@ pub(super) fn manifest(content: &str, ours: bool) -> FoundManifest {
     FoundManifest { path: "/m.yaml".into(), content: content.into(), ours }
 }
 
-const GOOD: Found = Found::Good { can_sign: true, other_server: None };
+const GOOD: Found = Found::Good { can_sign: true, other_server: None, as_committed: false };
 
 pub(super) fn whole(standing: Standing) -> Observed {
     Observed {
@@ -361,7 +364,8 @@ fn another_name_renews_the_certificate_because_it_is_asked_for() {
 #[test]
 fn a_kubeconfig_that_leads_elsewhere_is_peoples_until_the_configuration_moves() {
     let mut observed = whole(committed());
-    let elsewhere = Found::Good { can_sign: false, other_server: Some("its server is a, not b".into()) };
+    let elsewhere =
+        Found::Good { can_sign: false, other_server: Some("its server is a, not b".into()), as_committed: false };
     observed.credentials.insert(LEAF, elsewhere);
     assert_eq!(plan(&observed).unwrap(), []);
     let asked = Asked { config: "other\n", respecified: BTreeSet::from([LEAF]), ..Asked::default() };
@@ -407,6 +411,7 @@ fn change(from: (&str, &str), to: (&str, &str), harm: impl FnOnce(&mut Observed)
     harm(&mut observed);
     let (running, wanted) = (cluster(from.0), cluster(to.0));
     let desired = Desired {
+        renew: false,
         cluster: &wanted,
         config: "new\n",
         manifests: &new,
@@ -422,6 +427,37 @@ fn exchange(component: Component) -> Step {
 }
 
 const SWAP: Step = Step::SwapEtcd { back: Back::OnDisk };
+
+#[test]
+fn what_is_signed_is_renewed_once_when_the_version_goes_up() {
+    let signed = |as_committed, other_server| Found::Good { can_sign: false, other_server, as_committed };
+    let elsewhere = || Some("its server is a, not b".to_owned());
+    let no_key = Found::Good { can_sign: false, other_server: None, as_committed: false };
+    for (name, version, renew, leaf, authority, expected) in [
+        ("up", "v1.37.99", true, signed(true, None), GOOD, true),
+        ("the same", "v1.37.1", true, signed(true, None), GOOD, false),
+        ("down", "v1.37.0", true, signed(true, None), GOOD, false),
+        ("opted out", "v1.37.99", false, signed(true, None), GOOD, false),
+        ("renewed by the attempt before", "v1.37.99", true, signed(false, None), GOOD, false),
+        ("leads elsewhere", "v1.37.99", true, signed(true, elsewhere()), GOOD, false),
+        ("signed elsewhere", "v1.37.99", true, signed(true, None), no_key, false),
+    ] {
+        let mut asked = Asked { config: "other\n", renew, ..Asked::default() };
+        asked.cluster.version = version.parse().unwrap();
+        let mut observed = whole(committed());
+        observed.credentials.insert(CA, authority);
+        observed.credentials.insert(LEAF, leaf);
+        let plan = asked.plan(&observed).unwrap();
+        let replaces = Some("renewed with the upgrade".to_owned());
+        let issued = plan.steps.contains(&Step::Issue { item: LEAF, replaces, for_etcd: false });
+        assert_eq!(issued, expected, "{name}: {:?}", plan.steps);
+        assert_eq!(
+            plan.steps.iter().filter(|step| matches!(step, Step::Issue { .. })).count(),
+            usize::from(issued),
+            "{name}"
+        );
+    }
+}
 
 #[test]
 fn a_version_goes_up_from_etcd_on_and_down_in_reverse() {
@@ -636,9 +672,9 @@ fn data_of_another_etcd_is_never_moved() {
 #[test]
 fn an_authority_without_key_needs_all_its_leaves() {
     let mut observed = empty();
-    observed.credentials.insert(CA, Found::Good { can_sign: false, other_server: None });
+    observed.credentials.insert(CA, Found::Good { can_sign: false, other_server: None, as_committed: false });
     assert_eq!(plan(&observed).unwrap_err(), [Refusal::CannotSign { item: LEAF, authority: CA }]);
-    observed.credentials.insert(LEAF, Found::Good { can_sign: false, other_server: None });
+    observed.credentials.insert(LEAF, Found::Good { can_sign: false, other_server: None, as_committed: false });
     assert!(plan(&observed).is_ok());
 }
 

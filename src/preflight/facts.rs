@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::{Context, PreflightError};
+use super::{Context, PreflightError, Upgrade};
 use crate::release::Component;
 use crate::runtime::{Runtime, RuntimeError, RuntimeInfo};
 
@@ -41,6 +41,8 @@ pub struct Facts {
     pub now: Timestamp,
     /// Certificates that are there already, and the start of their validity.
     pub not_before: Vec<(PathBuf, Timestamp)>,
+    /// The control plane whose version is to change, if it is.
+    pub upgrade: Option<Upgrade>,
 }
 
 /// The engine.
@@ -92,6 +94,7 @@ impl Facts {
             node_name,
             now: context.clock.now(),
             not_before: context.not_before.to_vec(),
+            upgrade: context.upgrade.cloned(),
         })
     }
 

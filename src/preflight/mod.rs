@@ -15,7 +15,7 @@ mod images;
 mod ports;
 mod proxy;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -23,10 +23,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock::Clock;
+use crate::cluster::survey::Survey;
 use crate::config::Cluster;
 use crate::error::Hint;
 use crate::layout::Layout;
 use crate::proc::ProcError;
+use crate::release::Component;
 use crate::runtime::Runtime;
 
 pub use checks::IMAGE_PULL;
@@ -55,6 +57,20 @@ pub struct Context<'a, R> {
     pub clock: &'a Clock,
     /// Certificates that are there already, and the start of their validity.
     pub not_before: &'a [(PathBuf, Timestamp)],
+    /// The control plane whose version is to change, if it is.
+    pub upgrade: Option<&'a Upgrade>,
+}
+
+/// A control plane that is to get another version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// Components that are not healthy, each with the reason.
+    pub unhealthy: BTreeMap<Component, String>,
+    /// An earlier attempt was interrupted, the agent does not run, or the way leads back: that they are not healthy is
+    /// what is to be mended.
+    pub mends: bool,
+    /// What the API server knows; or why it does not say.
+    pub survey: Result<Survey, String>,
 }
 
 /// What earlier runs made, and what therefore is not in the way.
@@ -62,6 +78,8 @@ pub struct Context<'a, R> {
 pub struct Ownership {
     /// Full ids of our containers.
     pub container_ids: BTreeSet<String>,
+    /// The agent, where it runs. It listens beside an API server that it replaces.
+    pub agent: Option<i32>,
     /// Our files and directories, as they are on the host (below the layout's root). A directory being ours says
     /// nothing of what is in it, except for etcd's data directory.
     pub paths: BTreeSet<PathBuf>,
@@ -195,6 +213,7 @@ mod tests {
         let owned = Ownership {
             paths: [layout.manifests().join("kube-scheduler.yaml")].into(),
             container_ids: BTreeSet::new(),
+            agent: None,
         };
         let context = Context {
             cluster: &Cluster::example(),
@@ -204,6 +223,7 @@ mod tests {
             owned: &owned,
             clock: &Clock::fixed(Timestamp::UNIX_EPOCH),
             not_before: &[],
+            upgrade: None,
         };
         let ignored: Vec<_> = ignored.iter().map(|name| (*name).to_owned()).collect();
         run(&context, &ignored).await

@@ -185,6 +185,11 @@ pub fn starts_at_boot(layout: &Layout, ledger: &Ledger) -> bool {
     !ledger.has(&unit_creation()) || systemd::is_enabled(layout)
 }
 
+/// Whether the unit is there and enabled.
+pub fn unit_is_enabled(layout: &Layout) -> bool {
+    systemd::is_enabled(layout)
+}
+
 fn unit_creation() -> Creation {
     Creation::Unit { name: UNIT.to_owned() }
 }
@@ -222,8 +227,11 @@ async fn end_process(layout: &Layout) -> Result<(), ServiceError> {
         match last {
             Holder::Free => return Ok(()),
             Holder::Unknown => break,
-            // It has the lock's file open, so it is the agent; if it ends just now, there is nobody to signal.
-            Holder::Process(pid) => _ = kill(Pid::from_raw(pid), signal),
+            // It has the lock's file open, so it is the agent; if it ends just now, there is nobody to signal. One that
+            // is stopped (SIGSTOP) does not see SIGTERM before it goes on.
+            Holder::Process(pid) => {
+                let _ = kill(Pid::from_raw(pid), signal).and_then(|()| kill(Pid::from_raw(pid), Signal::SIGCONT));
+            }
         }
         if until(layout, |holder| holder == Holder::Free).await? == Holder::Free {
             return Ok(());

@@ -34,8 +34,10 @@ pub(crate) fn output_and_exit_codes() {
     a_status_has_everything(&plinth("status -o json").json());
 
     let reset = plinth("reset --force -o json").ok().json();
-    assert_eq!((&reset["containers"], &reset["left"]), (&4.into(), &Value::Array(vec![])));
-    assert!(reset["removed"].as_array().unwrap().contains(&"/etc/kubernetes/pki/ca.key".into()), "{reset}");
+    assert_eq!((&reset["containers"], &reset["complete"]), (&4.into(), &true.into()));
+    let things = reset["things"].as_array().unwrap();
+    assert!(things.iter().all(|thing| thing["state"] == "gone"), "{reset}");
+    assert!(names(things, "what").contains(&"/etc/kubernetes/pki/ca.key"), "{reset}");
     assert!(container_ids().is_empty());
     assert_eq!(empty.difference(&Tree::of_host()), Vec::<String>::new());
 }

@@ -22,6 +22,7 @@ mod lifecycle;
 mod machine;
 mod reboot;
 mod rerun;
+mod reset;
 mod sandbox;
 mod unfinished;
 
@@ -73,6 +74,12 @@ fn configuration_file() {
 #[ignore = "end to end"]
 fn engine_restart() {
     sandbox::run("engine_restart", Machine::Shared, engine::the_control_plane_survives_the_engine);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn reset_with_proof() {
+    sandbox::run("reset_with_proof", Machine::Shared, reset::whatever_is_in_its_way);
 }
 
 #[test]

@@ -53,6 +53,7 @@ fn snapshot(states: &[(u32, State)]) -> Snapshot {
         last_words: BTreeMap::new(),
         remarks: Vec::new(),
         doing: None,
+        update: None,
     }
 }
 

@@ -59,6 +59,7 @@ struct Case {
     new: StaticPod,
     containers: BTreeMap<String, Container>,
     memory: Option<Memory>,
+    stopping: BTreeSet<String>,
     obstacle: Option<&'static str>,
     tried_since: Option<Timestamp>,
     steered: bool,
@@ -76,6 +77,7 @@ impl Case {
             old: old_pod,
             new: new_pod,
             containers,
+            stopping: BTreeSet::new(),
             obstacle: None,
             tried_since: Some(ago(60)),
             steered: true,
@@ -94,6 +96,7 @@ impl Case {
             pod,
             containers: &self.containers,
             memory: self.memory.as_ref(),
+            stopping: &self.stopping,
             obstacle: self.obstacle,
             tried_since: self.tried_since,
             steered: self.steered,
@@ -157,6 +160,11 @@ fn what_is_to_be_done() {
             "an agent comes back in the middle",
             Case::new(running(60), Some(running(1))).with(unsteered),
             Course::Keep("the trial of the file's version starts over".to_owned()),
+        ),
+        (
+            "back to the one that is still ending",
+            Case::new(running(1), Some(running(60))).with(|case| case.stopping = ["new".to_owned()].into()),
+            Course::Keep("the file's version is still ending from before".to_owned()),
         ),
         ("a cold start", Case::new(exited(137), None).with(unsteered), Course::Try(None)),
         ("a cold start goes on", Case::new(exited(137), Some(running(5))).with(unsteered), until(5)),
@@ -226,6 +234,31 @@ fn a_sandbox_is_no_start() {
     sandbox.labels.insert(labels::CONTAINER_NAME.to_owned(), SANDBOX.to_owned());
     case.containers.insert("sandbox".to_owned(), sandbox);
     assert_eq!(case.course(), Course::Try(None));
+}
+
+#[test]
+fn a_fifth_more_than_the_old_one_has_must_be_free() {
+    let directory = tempfile::tempdir().unwrap();
+    let proc = Proc::new(directory.path());
+    let file = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    assert!(has_room(&proc, &[7]).unwrap_err().contains("meminfo"));
+    file("7/status", "Name:\tkube-apiserver\nVmRSS:\t  204800 kB\n".to_owned());
+    file("8/status", "Name:\tkube-apiserver\nVmRSS:\t  102400 kB\n".to_owned());
+    for (available, pids, expected) in [
+        (245_760, &[7][..], Ok(())),
+        (245_759, &[7], Err("239 MiB of memory are available, and the old one has 200 MiB".to_owned())),
+        (245_760, &[7, 8], Err("240 MiB of memory are available, and the old one has 300 MiB".to_owned())),
+        (368_640, &[7, 8], Ok(())),
+        // One that has just ended needs nothing.
+        (0, &[9], Ok(())),
+    ] {
+        file("meminfo", format!("MemTotal: 8388608 kB\nMemFree: 1 kB\nMemAvailable: {available} kB\n"));
+        assert_eq!(has_room(&proc, pids), expected, "{available} {pids:?}");
+    }
 }
 
 #[test]
@@ -319,6 +352,7 @@ impl Host {
             pod: &pod,
             containers: &self.containers,
             memory: self.memory.as_ref(),
+            stopping: &BTreeSet::new(),
             obstacle: self.obstacle.as_ref().filter(|hash| **hash == pod.hash).map(|_| "no"),
             tried_since,
             steered: self.steered,

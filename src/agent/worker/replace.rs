@@ -1,20 +1,24 @@
 //! The effects of a replacement new-first: memory on disk, steering, and when the new one is asked.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{Wanted, Worker};
+use crate::agent::blocking::apart;
 use crate::agent::pod::StaticPod;
 use crate::agent::probe::{PostStart, port};
 use crate::agent::source::memory::{recall_pod, remember};
+use crate::agent::status::Update;
 use crate::agent::steer::{Program, Steering};
-use crate::agent::step::{belongs_to, instances, is_running, uid_of};
+use crate::agent::step::{Stop, belongs_to, instances, is_running, uid_of};
 use crate::agent::surge::{self, Course, Facts, Memory, Rejection};
-use crate::runtime::{Container, Runtime, State, labels};
+use crate::runtime::{Container, Runtime, RuntimeError, State, labels};
 
 /// How often it is looked whether the new one listens, and answers.
 const POLL: Duration = Duration::from_millis(50);
@@ -34,11 +38,36 @@ pub(super) struct Surge {
     steering: Option<Steering>,
     /// Hash of the spec that is being tried, and since when.
     tried: Option<(String, Timestamp)>,
-    /// It has been seen listening.
+    /// It listens, as do the old one and the agent.
     listens: bool,
+    /// Those of another spec that are being stopped while this one serves.
+    stopping: BTreeSet<String>,
+    endings: JoinSet<Ended>,
+    /// What is said of the file's spec, as long as it does not serve.
+    update: Option<Update>,
 }
 
+/// Containers that were stopped beside everything else, with what came of it.
+type Ended = (Vec<Stop>, Vec<Result<(), RuntimeError>>);
+
 impl Surge {
+    /// Whether some containers are none of the step's business.
+    pub(super) fn hides(&self) -> bool {
+        self.is_trying() || !self.stopping.is_empty()
+    }
+
+    /// Whether the step for `pod` sees `container`: not the others' while `pod` is being tried, nor those that are on
+    /// their way out.
+    pub(super) fn shows(&self, container: &Container, pod: &StaticPod) -> bool {
+        belongs_to(container, pod) || !(self.is_trying() || self.stopping.contains(&container.id))
+    }
+
+    /// The next that have been stopped beside everything else.
+    pub(super) async fn ended(&mut self) -> Option<Ended> {
+        // An ending that panicked has stopped nothing; the next list tells.
+        self.endings.join_next().await?.ok()
+    }
+
     /// Whether the wanted spec is being tried, so that the others' containers are none of its business.
     pub(super) fn is_trying(&self) -> bool {
         self.tried.is_some()
@@ -47,6 +76,11 @@ impl Surge {
     /// Whether a question would reach the new one. Before it listens, the kernel gives it to somebody else.
     pub(super) fn may_ask(&self) -> bool {
         self.tried.is_none() || self.steering.is_none() || self.listens
+    }
+
+    /// The file's spec, where it is not the one that serves.
+    pub(super) fn update(&self) -> Option<&Update> {
+        self.update.as_ref()
     }
 
     /// When to look again, besides all other reasons.
@@ -70,7 +104,12 @@ impl<R: Runtime> Worker<R> {
         }
         self.recall_surge();
         loop {
+            self.see_who_listens(&pod).await;
             let course = self.course(&pod);
+            self.surge.update = match course {
+                Course::Run => None,
+                _ => Some(Update { uid: pod.uid.clone(), rejected: self.rejected(&pod) }),
+            };
             if let Course::Try(_) = course {
                 self.try_new(&pod);
                 order.problems.push("the file's version is being tried".to_owned());
@@ -107,6 +146,7 @@ impl<R: Runtime> Worker<R> {
                     let obstacle = self.surge.obstacle.as_ref().filter(|(hash, _)| *hash == pod.hash);
                     order.problems.extend(obstacle.map(|(_, why)| format!("not replaced new-first: {why}")));
                     self.effective = Some(Arc::clone(&pod));
+                    let eager = eager || !self.is_proven(&pod);
                     return Wanted::Run { pod, order, eager };
                 }
             }
@@ -137,6 +177,7 @@ impl<R: Runtime> Worker<R> {
             pod,
             containers: &self.containers,
             memory: self.surge.memory.as_ref(),
+            stopping: &self.surge.stopping,
             obstacle: obstacle.map(|(_, why)| why.as_str()),
             tried_since,
             steered: self.surge.steering.is_some(),
@@ -146,19 +187,22 @@ impl<R: Runtime> Worker<R> {
         })
     }
 
-    /// Whether all of its containers have answered. Who listens is looked at again afterwards: the answer of one that
-    /// has ended since may have been somebody else's.
+    /// Whether all of its containers have answered. Who listens was looked at after that: the answer of one that has
+    /// ended since may have been somebody else's.
     fn answers(&self, pod: &StaticPod) -> bool {
         let answered = |spec: &k8s_openapi::api::core::v1::Container| {
             let newest = instances(&self.containers, pod, &spec.name).pop().filter(|newest| is_running(newest));
             newest.is_some_and(|newest| self.watches.get(&newest.id).is_some_and(|watching| watching.answered))
         };
-        pod.lasting_containers().all(answered) && (self.surge.steering.is_none() || self.all_listen(pod))
+        pod.lasting_containers().all(answered) && (self.surge.steering.is_none() || self.surge.listens)
     }
 
-    fn all_listen(&self, pod: &StaticPod) -> bool {
-        let listeners = self.shared.proc.listeners(&[port_of(pod)]);
-        listeners.is_ok_and(|listeners| listeners.len() >= ALL_LISTEN)
+    async fn see_who_listens(&mut self, pod: &StaticPod) {
+        if self.surge.is_trying() && self.surge.steering.is_some() {
+            let (proc, port) = (self.shared.proc.clone(), port_of(pod));
+            let listeners = apart(move || proc.listeners(&[port])).await;
+            self.surge.listens = listeners.is_ok_and(|listeners| listeners.len() >= ALL_LISTEN);
+        }
     }
 
     fn try_new(&mut self, pod: &StaticPod) {
@@ -172,9 +216,6 @@ impl<R: Runtime> Worker<R> {
                 tracing::warn!(pod = %self.key, %error, "cannot steer");
             }
         }
-        if self.surge.steering.is_some() && !self.surge.listens {
-            self.surge.listens = self.all_listen(pod);
-        }
     }
 
     /// Makes the agent a member of those that listen on the pod's port, or says why that cannot be.
@@ -183,23 +224,16 @@ impl<R: Runtime> Worker<R> {
         if asked_over_six(pod, self.shared.node.address) {
             return Err("its probes go to an IPv6 address".to_owned());
         }
-        let proc = &self.shared.proc;
         let pids = self.containers.values().filter_map(|container| match container.state {
             State::Running { pid, .. } => Some(pid),
             _ => None,
         });
-        let used: u64 = pids.filter_map(|pid| proc.resident(pid).ok().flatten()).sum();
-        let available = proc.memory().map_err(|error| error.to_string())?.available;
-        if available < used / 5 * 6 {
-            let mib = |bytes: u64| bytes >> 20;
-            return Err(format!(
-                "{} MiB of memory are available, and the old one has {} MiB",
-                mib(available),
-                mib(used)
-            ));
-        }
-        let port = port_of(pod);
-        let listeners = proc.listeners(&[port]).map_err(|error| error.to_string())?;
+        let (proc, pids, port) = (self.shared.proc.clone(), pids.collect::<Vec<_>>(), port_of(pod));
+        let asked = move || {
+            surge::has_room(&proc, &pids)?;
+            proc.listeners(&[port]).map_err(|error| error.to_string())
+        };
+        let listeners = apart(asked).await?;
         let [listener] = listeners.as_slice() else {
             return Err(format!("{} sockets listen on port {port}, not one", listeners.len()));
         };
@@ -227,16 +261,23 @@ impl<R: Runtime> Worker<R> {
         self.surge.memory = Some(memory);
     }
 
-    /// Keeps in mind that the spec is proven as soon as it has been ready.
+    /// Keeps in mind that the spec is proven as soon as it has been ready: its probe may ask for the first time much
+    /// later than the agent does.
     fn note_ready(&mut self, pod: &StaticPod) {
         let ready = |spec: &k8s_openapi::api::core::v1::Container| {
             let newest = instances(&self.containers, pod, &spec.name).pop().filter(|newest| is_running(newest));
-            newest.is_some_and(|newest| self.health.get(&newest.id).is_some_and(|health| health.ready))
+            newest.is_some_and(|newest| {
+                self.watches.get(&newest.id).is_some_and(|watching| watching.answered)
+                    || self.health.get(&newest.id).is_some_and(|health| health.ready)
+            })
         };
-        let known = self.surge.memory.as_ref().is_some_and(|memory| memory.proven == pod.hash);
-        if !known && pod.lasting_containers().all(ready) {
+        if !self.is_proven(pod) && pod.lasting_containers().all(ready) {
             self.note_proven(pod);
         }
+    }
+
+    fn is_proven(&self, pod: &StaticPod) -> bool {
+        self.surge.memory.as_ref().is_some_and(|memory| memory.proven == pod.hash)
     }
 
     fn reject(&mut self, pod: &StaticPod, reason: String) {
@@ -250,6 +291,12 @@ impl<R: Runtime> Worker<R> {
                 tracing::warn!(pod = %self.key, %error, "cannot keep that it is rejected");
             }
         }
+    }
+
+    /// Why the spec was rejected, if it was.
+    fn rejected(&self, pod: &StaticPod) -> Option<String> {
+        let rejected = self.surge.memory.as_ref()?.rejected.as_ref()?;
+        (rejected.hash == pod.hash).then(|| rejected.reason.clone())
     }
 
     /// The file holds the proven spec again: what comes next is a change, even if it was rejected before.
@@ -270,6 +317,34 @@ impl<R: Runtime> Worker<R> {
         let container = self.containers.values().find(is_of)?;
         let pod = recall_pod(&self.shared.pods, uid_of(container), &self.shared.node.name)?;
         belongs_to(container, &pod).then(|| Arc::new(pod))
+    }
+
+    /// Whether what is to be stopped can take its time: the containers of a pod that is replaced new-first run already.
+    pub(super) fn serves_meanwhile(&self, wanted: &Wanted) -> bool {
+        let Wanted::Run { pod, .. } = wanted else { return false };
+        let runs = |spec: &k8s_openapi::api::core::v1::Container| {
+            instances(&self.containers, pod, &spec.name).pop().is_some_and(is_running)
+        };
+        pod.surges() && self.is_proven(pod) && pod.lasting_containers().all(runs)
+    }
+
+    /// Stops these beside everything else.
+    pub(super) fn stop_aside(&mut self, stops: &[Stop], wanted: &Wanted) {
+        let ending = self.ending(stops, wanted);
+        self.surge.stopping.extend(stops.iter().map(|stop| stop.id.clone()));
+        let stops = stops.to_vec();
+        self.surge.endings.spawn(async move {
+            let results = ending.await;
+            (stops, results)
+        });
+    }
+
+    pub(super) async fn take_aside(&mut self, (stops, results): Ended) {
+        for stop in &stops {
+            self.surge.stopping.remove(&stop.id);
+        }
+        let succeeded = self.take_ends(&stops, results).await;
+        self.shared.board.metrics.acted("stop", succeeded);
     }
 
     /// Gives up the agent's socket when only `pod` is left.

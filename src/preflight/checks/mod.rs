@@ -4,6 +4,7 @@ mod engine;
 mod files;
 mod host;
 mod network;
+mod upgrade;
 
 #[cfg(test)]
 mod testing;
@@ -58,6 +59,7 @@ pub(super) fn all(cluster: &Cluster, owned: &Ownership, facts: &Facts) -> Vec<Ch
     checks.extend(engine::checks(facts));
     checks.extend(network::checks(cluster, owned, facts));
     checks.extend(files::checks(cluster, owned, facts));
+    checks.extend(upgrade::checks(cluster, facts));
     checks
 }
 
@@ -130,6 +132,11 @@ mod tests {
                 "Disk-docker",
                 "Disk-plinth",
                 "Disk-kubernetes",
+                "ComponentHealth",
+                "KubeletSkew",
+                "RemovedFlags",
+                "DeprecatedAPIs",
+                "APIServerAnswers",
             ]
         );
     }

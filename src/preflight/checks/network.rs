@@ -68,8 +68,10 @@ fn port(number: u16, uses: &[Use], owned: &Ownership, listeners: &[Listener]) ->
     components.dedup();
     let components = components.join(" and ");
     let ours = |listener: &Listener| {
-        let container = listener.process.as_ref().and_then(|process| process.container.as_ref());
-        container.is_some_and(|id| owned.container_ids.contains(id))
+        listener.process.as_ref().is_some_and(|process| {
+            let container = process.container.as_ref();
+            owned.agent == Some(process.pid) || container.is_some_and(|id| owned.container_ids.contains(id))
+        })
     };
     let taken = listeners.iter().find(|listener| {
         listener.port == number
@@ -104,13 +106,15 @@ fn owner(listener: &Listener) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::super::Level;
-    use super::super::testing::{CONTAINER, good, listener, ownership, says};
+    use super::super::testing::{AGENT, CONTAINER, good, listener, ownership, says};
     use super::*;
 
     #[test]
     fn a_port_is_free_or_ours_or_taken() {
         let cluster = Cluster::example();
         let unseen = Listener { process: None, ..listener("0.0.0.0", 6443, None) };
+        let mut agent = listener("::", 6443, None);
+        agent.process.as_mut().unwrap().pid = AGENT;
         for (name, found, expected) in [
             ("Port-6443", listener("127.0.0.1", 80, None), None),
             ("Port-6443", listener("::", 6443, Some(CONTAINER)), None),
@@ -120,6 +124,7 @@ mod tests {
                 listener("127.0.0.1", 6443, Some(&"b".repeat(64))),
                 Some("port 6443 is in use by nginx (pid 812, in container bbbbbbbbbbbb) at 127.0.0.1"),
             ),
+            ("Port-6443", agent, None),
             ("Port-6443", unseen, Some("port 6443 is in use by a process that cannot be seen from here, at 0.0.0.0")),
             ("Port-10259", listener("198.51.100.7", 10259, None), None),
             (

@@ -13,6 +13,9 @@ use crate::proc::{Capabilities, CgroupVersion, Cgroups, Listener, Memory, Proces
 use crate::release::Component;
 use crate::runtime::{CgroupDriver, RuntimeError, RuntimeInfo};
 
+/// Process id of the agent.
+pub(super) const AGENT: i32 = 4;
+
 pub(super) const CONTAINER: &str = "9a8b7c6d5e4f30213243546576879809a8b7c6d5e4f3021324354657687980ab";
 const ROOMY: Option<DiskSpace> = Some(DiskSpace { bytes: 100 << 30, files: Some(1_000_000) });
 
@@ -76,6 +79,7 @@ pub(super) fn good() -> Facts {
         node_name: NameResolution::Resolves,
         now: at("2026-11-21T00:00:00Z"),
         not_before: vec![("/etc/kubernetes/pki/ca.crt".into(), at("2026-11-20T00:00:00Z"))],
+        upgrade: None,
     }
 }
 
@@ -99,7 +103,7 @@ pub(super) fn ownership() -> Ownership {
     let facts = ours();
     let mut paths: std::collections::BTreeSet<_> = facts.host.manifests.into_values().collect();
     paths.insert(facts.host.etcd_data);
-    Ownership { container_ids: [CONTAINER.to_owned()].into(), paths }
+    Ownership { container_ids: [CONTAINER.to_owned()].into(), agent: Some(AGENT), paths }
 }
 
 pub(super) fn listener(address: &str, port: u16, container: Option<&str>) -> Listener {

@@ -1,0 +1,41 @@
+//! The replacement of a running kube-apiserver, new-first, on a real engine: what its clients notice of it.
+//!
+//! Root and an engine are needed, so the tests are marked as ignored:
+//!
+//! ```console
+//! # cargo test --test surge -- --ignored
+//! ```
+//!
+//! How they run is told by the end-to-end tests, whose machines these are.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // what goes wrong in here fails the test
+#![allow(clippy::print_stdout)] // what the body of a test says goes to the test that started it
+
+mod cases;
+mod slice;
+
+#[path = "../support/client.rs"]
+#[allow(dead_code, unreachable_pub)] // another test crate uses the rest of it
+mod client;
+#[path = "../e2e/command.rs"]
+#[allow(dead_code)]
+mod command;
+#[path = "../e2e/host.rs"]
+#[allow(dead_code)]
+mod host;
+#[path = "../e2e/sandbox.rs"]
+#[allow(dead_code)]
+mod sandbox;
+
+/// A test for each case, on a machine of its own.
+macro_rules! cases {
+    ($($case:ident),+ $(,)?) => {
+        $(#[test]
+        #[ignore = "end to end"]
+        fn $case() {
+            sandbox::run(stringify!($case), sandbox::Machine::Alone, cases::$case);
+        })+
+    };
+}
+
+cases!(a_good_change_fails_no_request);
