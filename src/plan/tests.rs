@@ -414,6 +414,7 @@ fn change(from: (&str, &str), to: (&str, &str), harm: impl FnOnce(&mut Observed)
     harm(&mut observed);
     let (running, wanted) = (cluster(from.0), cluster(to.0));
     let desired = Desired {
+        renew: false,
         cluster: &wanted,
         config: "new\n",
         manifests: &new,
