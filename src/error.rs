@@ -40,6 +40,12 @@ pub fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'sta
     cause
 }
 
+/// `error` with its causes, in one line.
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error: &&(dyn Error + 'static)| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// An error that knows what its reader can do about it.
 pub trait Hint {
     /// One line each, printed after the error as `hint: …`; empty where there is nothing useful to say.

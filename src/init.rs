@@ -12,18 +12,20 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
+use crate::agent::blocking::apart;
 use crate::apply::autopsy::{self, Autopsy};
-use crate::apply::{self, ApplyError, Goal, Host, Outcome};
+use crate::apply::{self, ApplyError, Goal, Host, Launch, Outcome};
 use crate::cluster;
 use crate::config::{self, Cluster};
-use crate::error::Hint;
+use crate::error::{Hint, with_causes};
+use crate::etcd::DataDir;
 use crate::fsx::{self, FsError, Holder, Lock};
 use crate::journal::{Creation, JournalError, Ledger, Record};
 use crate::layout::Layout;
 use crate::manifests::{self, Manifest, ManifestError};
 use crate::plan::{
-    self, Before, Desired, Inputs, Inventory, Item, Live, NotYet, Observed, Plan, PlanFile, PlanFileError, Refusal,
-    Skip, UnknownPhase,
+    self, Before, Desired, EtcdData, Inputs, Inventory, Item, Live, NotYet, Observed, Plan, PlanFile, PlanFileError,
+    Refusal, Skip, UnknownPhase,
 };
 use crate::preflight::{self, ImageProgress, ImagePullError, Ownership, PreflightError};
 use crate::release::Component;
@@ -127,17 +129,9 @@ fn put_back(
     hopeless: bool,
     after: Duration,
 ) -> String {
-    let names = |list: Vec<&Component>| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let failed = names(unhealthy.iter().map(|(component, _)| component).collect());
+    let failed = unhealthy.iter().map(|(component, _)| component.name()).collect::<Vec<_>>().join(", ");
     let why = if hopeless { "cannot become healthy; given up after" } else { "did not become healthy within" };
-    let lost: Vec<_> = back.iter().filter_map(|(one, reason)| Some(format!("{one}: {}", reason.as_ref()?))).collect();
-    let again = names(back.iter().map(|(component, _)| component).collect());
-    let now = if lost.is_empty() {
-        format!("what ran before is back and healthy: {again}")
-    } else {
-        format!("what ran before is back ({again}), and not healthy: {}", lost.join("; "))
-    };
-    format!("with what is new {failed} {why} {:.1} s; {now}", after.as_secs_f64())
+    format!("with what is new {failed} {why} {:.1} s; {}", after.as_secs_f64(), apply::back_again(back))
 }
 
 fn failed(checks: usize) -> String {
@@ -170,7 +164,8 @@ impl Hint for InitError {
                 "configuration and generation are those from before; mend the cause and run the same command again"
                     .to_owned(),
             ],
-            Self::File(_) | Self::Manifest(_) | Self::Service(_) | Self::Phase(_) | Self::Apply(_) => Vec::new(),
+            Self::Apply(error) => error.hints(),
+            Self::File(_) | Self::Manifest(_) | Self::Service(_) | Self::Phase(_) => Vec::new(),
         }
     }
 }
@@ -320,13 +315,19 @@ impl<'a, R: Runtime> Init<'a, R> {
         let Host { layout, clock, .. } = self.host;
         let Request { cluster, plan: given, .. } = &self.request;
         let live = self.live(ledger).await?;
-        let observed = plan::observe(cluster, layout, &self.inventory, ledger, live, clock.now())?;
+        let mut observed = plan::observe(cluster, layout, &self.inventory, ledger, live, clock.now())?;
+        let etcd_data = layout.below_root(&cluster.etcd.data_dir);
+        if plan::replaces_etcd(&self.manifests, &observed) && observed.etcd_data != EtcdData::Empty {
+            let data = DataDir::new(&etcd_data);
+            let prospect = apart(move || data.prospect()).await;
+            observed.etcd_copy = Some(prospect.map_err(|error| with_causes(&error)));
+        }
         let desired = Desired {
             cluster,
             config: &self.config,
             manifests: &self.manifests,
             credentials: self.inventory.credentials(),
-            etcd_data: layout.below_root(&cluster.etcd.data_dir),
+            etcd_data,
             before: self.before.as_ref().map(|(cluster, manifests, respecified)| Before {
                 cluster,
                 manifests,
@@ -366,8 +367,20 @@ impl<'a, R: Runtime> Init<'a, R> {
             Some(_) if !unhealthy.contains_key(&Component::KubeApiserver) => self.cluster_admins().await,
             _ => None,
         };
+        let agent_outdated = match &self.host.launch {
+            Launch::Service { command, .. } => service::outdated(command, layout)?,
+            Launch::Foreground(_) => None,
+        };
         let agent_starts_at_boot = service::starts_at_boot(layout, ledger);
-        Ok(Live { agent_runs, agent_starts_at_boot, has_containers, running, unhealthy, cluster_admins })
+        Ok(Live {
+            agent_runs,
+            agent_outdated,
+            agent_starts_at_boot,
+            has_containers,
+            running,
+            unhealthy,
+            cluster_admins,
+        })
     }
 
     /// Components of which one of `containers` runs.
@@ -382,10 +395,10 @@ impl<'a, R: Runtime> Init<'a, R> {
         found.flat_map(|one| Component::ALL.into_iter().filter(move |component| is_of(one, *component))).collect()
     }
 
-    /// Whether `admin.conf` has its rights; an API server that does not say is not waited for.
+    /// Whether `admin.conf` and the agent have their rights; an API server that does not say is not waited for.
     async fn cluster_admins(&self) -> Option<bool> {
         let super_admin = apply::super_admin(&self.goal(), self.host.layout).ok()?;
-        let asked = cluster::cluster_admins_are_bound(&super_admin);
+        let asked = cluster::is_granted(&super_admin);
         tokio::time::timeout(ASK_API_SERVER, asked).await.ok()?.ok()
     }
 

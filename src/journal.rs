@@ -490,6 +490,33 @@ mod tests {
     }
 
     #[test]
+    fn a_swap_of_etcd_is_open_until_it_is_done_and_survives_compaction() {
+        let (_directory, journal) = journal();
+        let id = || "7".to_owned();
+        let side = |image: &str| SwapSide { image: image.into(), manifest: "00".into() };
+        let begun = Record::EtcdSwap { id: id(), old: side("3.6"), new: side("3.7") };
+        let state = |ledger: &Ledger| ledger.etcd_swap.as_ref().map(|swap| (swap.failed, swap.served));
+        for (record, expected) in [
+            (begun.clone(), Some((false, false))),
+            (Record::EtcdSwapFailed { id: "6".into() }, Some((false, false))),
+            (Record::EtcdSwapFailed { id: id() }, Some((true, false))),
+            (Record::EtcdSwapServed { id: id() }, Some((true, true))),
+            (Record::EtcdSwapDone { id: "6".into() }, Some((true, true))),
+            (Record::EtcdSwapDone { id: id() }, None),
+        ] {
+            journal.append(std::slice::from_ref(&record)).unwrap();
+            let ledger = journal.ledger().unwrap();
+            assert_eq!(state(&ledger), expected, "{record:?}");
+            let mut projected = Ledger::default();
+            ledger.records().into_iter().for_each(|record| projected.apply(record));
+            assert_eq!(projected, ledger);
+        }
+        let reset = Record::Begin { operation: Operation::Reset, at: Timestamp::UNIX_EPOCH };
+        journal.append(&[begun, reset]).unwrap();
+        assert_eq!(journal.ledger().unwrap().etcd_swap, None);
+    }
+
+    #[test]
     fn a_torn_tail_is_dropped_at_every_length_and_the_next_append_goes_on() {
         let (_directory, journal) = journal();
         journal.append(&[make("/a"), make("/b")]).unwrap();

@@ -72,6 +72,11 @@ impl Layout {
         self.state().join("generations")
     }
 
+    /// `/var/lib/plinth/bin`, 0700: builds of plinth that ran the agent here and were replaced.
+    pub fn binaries(&self) -> PathBuf {
+        self.state().join("bin")
+    }
+
     /// `/var/lib/plinth/snapshots`, 0700: etcd's data before each swap of etcd, for people; 0600 each.
     pub fn snapshots(&self) -> PathBuf {
         self.state().join("snapshots")

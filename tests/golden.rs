@@ -96,10 +96,12 @@ fn manifests_mean_what_kubeadm_writes() {
         assert_eq!(annotations.remove("plinth.dev/uses").as_deref(), uses, "{case}/{component}");
         ours.metadata.annotations = ours.metadata.annotations.filter(|annotations| !annotations.is_empty());
         if component == Component::KubeApiserver {
-            // Unlike a kubelet, the agent starts the new one beside the old one.
+            // Unlike a kubelet, the agent starts the new one beside the old one, which then closes its watches.
             let command = ours.spec.as_mut().unwrap().containers[0].command.as_mut().unwrap();
-            let place = command.iter().position(|flag| flag == "--permit-port-sharing=true").unwrap();
-            command.remove(place);
+            for flag in ["--permit-port-sharing=true", "--shutdown-watch-termination-grace-period=2s"] {
+                let place = command.iter().position(|one| one == flag).unwrap();
+                command.remove(place);
+            }
         }
         if (case, component) == ("previous-minor", Component::Etcd) {
             // kubeadm 1.37 runs 1.36 with its own etcd; plinth with the one that 1.36 was released with.

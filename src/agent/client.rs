@@ -5,6 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use serde::de::DeserializeOwned;
 
+use super::server::{API_HEADER, API_VERSION};
 use super::status::AgentStatus;
 use crate::layout::Layout;
 
@@ -25,6 +26,15 @@ pub enum ClientError {
         /// What happened.
         #[source]
         source: reqwest::Error,
+    },
+    /// The agent is of a plinth whose answers this one does not know.
+    #[error(
+        "the agent speaks version {theirs} of its interface, and this plinth version {}; `plinth init` restarts it",
+        API_VERSION
+    )]
+    Version {
+        /// What the agent speaks.
+        theirs: String,
     },
     /// The answer is not what was asked for.
     #[error("the agent's answer is not understood")]
@@ -72,6 +82,11 @@ impl AgentClient {
             .await
             .and_then(reqwest::Response::error_for_status)
             .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
+        // The first agents did not say so.
+        let theirs = answer.headers().get(API_HEADER).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        if let Some(theirs) = theirs.filter(|theirs| theirs != API_VERSION) {
+            return Err(ClientError::Version { theirs: theirs.into_owned() });
+        }
         answer.json().await.map_err(ClientError::Answer)
     }
 }

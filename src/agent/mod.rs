@@ -22,6 +22,7 @@
 pub mod blocking;
 pub mod board;
 pub mod client;
+pub mod entry;
 pub mod hook;
 pub mod host;
 pub mod kubelet_config;
@@ -75,6 +76,7 @@ use self::translate::LogLimits;
 use self::worker::{Message, Shared, Wanted, Worker};
 use crate::clock::Clock;
 use crate::fsx::{self, FsError, Lock};
+use crate::kubeconfig;
 use crate::layout::Layout;
 use crate::proc::Proc;
 use crate::runtime::{Container, Event, EventKind, Runtime, RuntimeError, labels};
@@ -213,6 +215,7 @@ pub async fn run<R: Runtime>(
         agent_id,
         node,
         pods: layout.pods(),
+        kubeconfig: layout.kubernetes().join(kubeconfig::AGENT_FILE),
         seccomp: layout.below_root(Path::new(seccomp::DIRECTORY)),
         pause_image: options.pause_image.clone(),
         log_limits: options.log_limits,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use jiff::Timestamp;
@@ -26,6 +26,12 @@ use super::translate::Node;
 use super::{AgentError, report};
 use crate::clock::Clock;
 use crate::fsx::{self, FsError};
+
+/// The header that says which version of this interface an answer is of.
+pub const API_HEADER: &str = "plinth-api-version";
+
+/// The version: another one where an older command line would misunderstand an answer. Fields that are added are none.
+pub const API_VERSION: &str = "1";
 
 /// What the handlers need.
 #[derive(Debug)]
@@ -61,8 +67,14 @@ pub async fn serve(listener: UnixListener, door: Door) -> std::io::Result<()> {
         .route("/pods", get(pods))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
+        .layer(axum::middleware::map_response(versioned))
         .with_state(Arc::new(door));
     axum::serve(listener, router).await
+}
+
+async fn versioned(mut response: Response) -> Response {
+    response.headers_mut().insert(API_HEADER, HeaderValue::from_static(API_VERSION));
+    response
 }
 
 async fn healthz(State(door): State<Arc<Door>>) -> Response {

@@ -63,6 +63,8 @@ pub struct Shared<R> {
     pub node: Node,
     /// Where pod directories are.
     pub pods: PathBuf,
+    /// The agent's kubeconfig.
+    pub kubeconfig: PathBuf,
     /// The node's processes.
     pub proc: Proc,
     /// Where the node's seccomp profiles are.
@@ -404,7 +406,7 @@ impl<R: Runtime> Worker<R> {
         let (name, succeeded) = match (action, pod) {
             (Action::Stop(stops), _) => {
                 if self.serves_meanwhile(wanted) {
-                    self.stop_aside(stops, wanted);
+                    self.stop_aside(stops, wanted).await;
                     return true;
                 }
                 self.publish(wanted, decision, Some(format!("stopping: {}", stops.first().map_or("", |s| &s.why))));

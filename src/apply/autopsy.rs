@@ -18,6 +18,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::exchange::REJECTED_NEW;
 use crate::agent::status::{AgentStatus, ContainerSummary, Rejection};
 use crate::logline;
 use crate::manifests;
@@ -325,6 +326,19 @@ fn cause_of(evidence: &Evidence, of: &ComponentEvidence) -> Option<Finding> {
                 None => "give this host more memory (a control plane needs 2 GiB)".to_owned(),
             },
         );
+    }
+    // The log is that of the old one, which serves.
+    if let Some(said) = of.unhealthy.as_deref().and_then(|why| why.strip_prefix(REJECTED_NEW)) {
+        let words = [said.to_owned()];
+        let (code, cause, fix) = match symptom::find(&words) {
+            Some((symptom, line)) => symptom.explain(evidence, component, line),
+            None => (
+                Code::Crash,
+                format!("the new {component} was given up: {said}"),
+                "correct the configuration and run the same command again".to_owned(),
+            ),
+        };
+        return found(code, cause, fix);
     }
     if let Some((symptom, line)) = symptom::find(&of.log) {
         let (code, cause, fix) = symptom.explain(evidence, component, line);

@@ -17,6 +17,7 @@ use crate::agent::blocking::apart;
 use crate::agent::client::AgentClient;
 use crate::agent::status::AgentStatus;
 use crate::config::loopback_of;
+use crate::error::with_causes;
 use crate::etcd::{Change, Client, Course, DataDir, DataError, Next, Observed, Process, PutBack, Series, Which, next};
 use crate::fsx::{self, FsError};
 use crate::health::{Identity, TargetError, Trust};
@@ -122,7 +123,7 @@ pub(super) async fn undo<R: Runtime>(
     let mut reason = None;
     let driven = match run.drive().await {
         Err(error) if run.swap.course == Course::Forward && !matches!(error, ApplyError::EtcdStuck { .. }) => {
-            reason = Some(format!("{:#}", with_causes(&error)));
+            reason = Some(with_causes(&error));
             run.fail()?;
             run.drive().await
         }
@@ -135,12 +136,6 @@ pub(super) async fn undo<R: Runtime>(
         Some(_) => "the new etcd runs on: the old one could not be brought back".to_owned(),
     });
     Ok(Some((Component::Etcd, reason)))
-}
-
-/// An error with its causes in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Takes the copy away that a swap has left; returns what the journal has to say then.
@@ -198,7 +193,7 @@ impl<'a, R: Runtime> Run<'a, R> {
         host: &'a Host<'a, R>,
     ) -> Result<Self, ApplyError> {
         let id = host.clock.now().strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
-        let [old_image, new_image] = [old, new].map(image);
+        let [old_image, new_image] = [old, new].map(|text| plan::image_of(text).unwrap_or_default());
         Self::of(OpenSwap { id, old: old.to_owned(), new: new.to_owned(), old_image, new_image, course }, goal, host)
     }
 
@@ -304,7 +299,8 @@ impl<'a, R: Runtime> Run<'a, R> {
     fn on_disk(&self) -> Result<Option<Which>, ApplyError> {
         let Some(text) = fsx::read_optional(&self.manifest())? else { return Ok(None) };
         let text = String::from_utf8_lossy(&text);
-        let is_new = *text == self.swap.new || (*text != self.swap.old && image(&text) == self.swap.new_image);
+        let is_new = *text == self.swap.new
+            || (*text != self.swap.old && plan::image_of(&text).as_ref() == Some(&self.swap.new_image));
         Ok(Some(if is_new { Which::New } else { Which::Old }))
     }
 
@@ -467,13 +463,6 @@ impl<'a, R: Runtime> Run<'a, R> {
 fn has_let_go(status: &AgentStatus) -> bool {
     let pod = status.control_plane_pod(Component::Etcd.name());
     pod.is_none_or(|pod| pod.origin.is_none() && pod.containers.iter().all(|container| container.state != "running"))
-}
-
-/// Image of the one container of a manifest.
-fn image(manifest: &str) -> String {
-    let pod: Option<Pod> = yaml::manifest(manifest.as_bytes()).ok();
-    let container = pod.and_then(|pod| pod.spec?.containers.into_iter().next());
-    container.and_then(|container| container.image).unwrap_or_default()
 }
 
 /// A client of the etcd of `manifest`.

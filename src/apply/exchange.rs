@@ -32,6 +32,9 @@ use super::files::MANIFEST_MODE;
 /// How long the agent may list a file as rejected that has just been written: it reads changes at once.
 const REJECTED: Duration = Duration::from_secs(2);
 
+/// How the reason begins where the agent has given up the new instance beside the old one, which still serves.
+pub(super) const REJECTED_NEW: &str = "rejected: ";
+
 /// A component whose manifest has been exchanged, or is about to be.
 #[derive(Debug)]
 pub(super) struct Exchanged {
@@ -262,7 +265,7 @@ fn look(status: &AgentStatus, component: Component, file: &str, before: Option<&
     // One that is replaced new-first is proven beside the old one, which serves meanwhile.
     let update = pod.and_then(|pod| pod.update.as_ref()).filter(|update| Some(update.uid.as_str()) == wanted);
     match update.map(|update| &update.rejected) {
-        Some(Some(reason)) => return waiting(format!("rejected: {reason}"), Some(Duration::ZERO)),
+        Some(Some(reason)) => return waiting(format!("{REJECTED_NEW}{reason}"), Some(Duration::ZERO)),
         Some(None) => return waiting(trial(pod, component, wanted), None),
         None => {}
     }

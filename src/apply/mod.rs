@@ -33,6 +33,7 @@ use crate::agent::client::ClientError;
 use crate::clock::Clock;
 use crate::cluster::{self, ClusterError};
 use crate::config::Cluster;
+use crate::error::Hint;
 use crate::etcd;
 use crate::fsx::{self, FsError};
 use crate::health::{self, Checker, Credentials, Healthy, Identity, Progress, TargetError, Unmet, Waiting};
@@ -205,7 +206,7 @@ pub enum ApplyError {
         copy: Option<(PathBuf, etcd::CopyRecord)>,
     },
     /// A step failed, and what ran before was put back.
-    #[error("{error}")]
+    #[error("{}", back_again(back))]
     Undone {
         /// What failed.
         #[source]
@@ -216,6 +217,23 @@ pub enum ApplyError {
     /// The user gave up.
     #[error("interrupted; run the same command again to finish")]
     Interrupted,
+}
+
+impl Hint for ApplyError {
+    fn hints(&self) -> Vec<String> {
+        let Self::EtcdStuck { data, copy, .. } = self else { return Vec::new() };
+        let again = "`plinth status` and `plinth logs` say why; mend that, and run the same command again";
+        let mut hints = vec![format!("nothing was thrown away: {again}")];
+        if let Some((copy, etcd::CopyRecord { etcd, .. })) = copy {
+            let (data, copy) = (data.display(), copy.display());
+            hints.push(format!(
+                "to give up what was written since, and only then: mv /etc/kubernetes/manifests/etcd.yaml /root/; when \
+                 etcd is gone: mv {data} {data}.given-up && cp -a {copy}/member {data}; then put the manifest of {etcd} \
+                 back: cp /var/lib/plinth/etcd-swap/old.yaml /etc/kubernetes/manifests/etcd.yaml"
+            ));
+        }
+        hints
+    }
 }
 
 fn stuck(
@@ -231,6 +249,17 @@ fn stuck(
         format!("; the data from before, of {etcd}, are in `{}` at revision {revision}", path.display())
     });
     format!("{image} does not become healthy: {reason}; its data are in `{}` at {revision}{copy}", data.display())
+}
+
+/// What was put back, and whether it is healthy.
+pub fn back_again(back: &[(Component, Option<String>)]) -> String {
+    let lost: Vec<_> = back.iter().filter_map(|(one, reason)| Some(format!("{one}: {}", reason.as_ref()?))).collect();
+    let again = back.iter().map(|(component, _)| component.name()).collect::<Vec<_>>().join(", ");
+    if lost.is_empty() {
+        format!("what ran before is back and healthy: {again}")
+    } else {
+        format!("what ran before is back ({again}), and not healthy: {}", lost.join("; "))
+    }
 }
 
 fn list(components: &[(Component, String)]) -> String {
@@ -256,16 +285,12 @@ pub async fn perform<R: Runtime>(
             let back = put_back(&exchanged, goal, host).await?;
             Err(ApplyError::PutBack { after, hopeless, unhealthy, autopsy, back })
         }
-        Err(ApplyError::EtcdStuck { image, reason, data, revision, copy }) => {
-            Err(ApplyError::EtcdStuck { image, reason, data, revision, copy })
-        }
+        Err(error @ ApplyError::EtcdStuck { .. }) => Err(error),
         // Whatever else goes wrong with etcd away must not leave it away.
         Err(error) if exchanged.iter().any(|one| matches!(one, Exchange::Etcd(_))) => {
             match put_back(&exchanged, goal, host).await {
                 Ok(back) => Err(ApplyError::Undone { error: Box::new(error), back }),
-                Err(ApplyError::EtcdStuck { image, reason, data, revision, copy }) => {
-                    Err(ApplyError::EtcdStuck { image, reason, data, revision, copy })
-                }
+                Err(stuck @ ApplyError::EtcdStuck { .. }) => Err(stuck),
                 Err(_) => Err(error),
             }
         }
@@ -382,8 +407,9 @@ fn announce<R>(plan: &Plan, goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger
                 }
             }
             Step::StartAgent => {
-                if let Launch::Service { manager, .. } = &host.launch {
+                if let Launch::Service { manager, command } = &host.launch {
                     made.extend(manager.creations(host.layout));
+                    made.extend(service::binary_creations(command, host.layout));
                 }
             }
             _ => {}
@@ -458,7 +484,14 @@ async fn start_agent<R>(host: &Host<'_, R>) -> Result<(Option<Child>, Option<Str
     let phase = host.printer.phase("agent-start");
     let (started, how) = match &host.launch {
         Launch::Service { manager, command } => {
-            let command = service::install(command, host.layout)?;
+            let outdated = service::outdated(command, host.layout)?.is_some();
+            if outdated {
+                service::keep(host.layout)?;
+            }
+            let command = service::install(command, host.layout, &host.journal.ledger()?)?;
+            if outdated {
+                manager.stop(host.layout).await?;
+            }
             let child = manager.start(&command, host.layout).await?;
             let how = match manager {
                 Manager::Systemd => "started the agent as plinth-agent.service",
@@ -592,7 +625,7 @@ async fn wait<R>(
 async fn bind_cluster_admins<R>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(), ApplyError> {
     let phase = host.printer.phase("cluster-admins");
     let super_admin = super_admin(goal, host.layout)?;
-    cluster::bind_cluster_admins(&super_admin, goal.cluster.timeouts.kubernetes_api_call).await?;
+    cluster::grant(&super_admin, goal.cluster.timeouts.kubernetes_api_call).await?;
     phase.done("admin.conf may administrate the cluster");
     Ok(())
 }

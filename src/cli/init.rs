@@ -11,12 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Failure, Outcome, agent, interrupted, ledger};
 use crate::agent::AgentError;
-use crate::apply::{self, Host, Launch};
+use crate::apply::{self, ApplyError, Host, Launch};
 use crate::config::{self, Cluster, ConfigFile, HostFacts, HostView, Loaded, Overrides, Running};
-use crate::error::Exit;
+use crate::error::{Exit, with_causes};
+use crate::etcd::Prospect;
 use crate::init::{self, Init, InitError, Planned, Request};
 use crate::journal::Journal;
-use crate::plan::{self, Plan, PlanFile, PlanFileError, generation};
+use crate::plan::{self, Plan, PlanFile, PlanFileError, Refusal, generation};
 use crate::runtime::Runtime;
 use crate::runtime::docker::Docker;
 use crate::service::{AgentCommand, Manager};
@@ -131,7 +132,7 @@ impl Asked {
     pub(super) fn by_flags(flags: &Flags, dry_run: bool, context: &Context) -> Result<Self, Failure> {
         let text = flags.config.as_deref().map(super::config::read).transpose()?;
         let file = text.as_ref().map(|(name, text)| ConfigFile { name, text });
-        let asked = Self::load(file, &flags.overrides(dry_run), None, context)?;
+        let asked = Self::load(file, &flags.overrides(dry_run), None, None, context)?;
         Ok(Self { renew: flags.certificate_renewal, ..asked })
     }
 
@@ -146,7 +147,7 @@ impl Asked {
         };
         let text = plan.config.clone();
         let file = ConfigFile { name: &path.display().to_string(), text: &text };
-        let mut asked = Self::load(Some(file), &overrides, Some(plan), context)?;
+        let mut asked = Self::load(Some(file), &overrides, Some(plan), None, context)?;
         if let Some(plan) = &asked.plan {
             asked.loaded.cluster.version_pinned = plan.version_pinned;
             asked.renew = plan.renew;
@@ -154,10 +155,12 @@ impl Asked {
         Ok(asked)
     }
 
-    fn load(
+    /// `view` is what manifests take from the host, if not what those of the control plane that runs here took.
+    pub(super) fn load(
         file: Option<ConfigFile<'_>>,
         overrides: &Overrides,
         plan: Option<PlanFile>,
+        view: Option<HostView>,
         context: &Context,
     ) -> Result<Self, Failure> {
         let layout = &context.layout;
@@ -165,7 +168,7 @@ impl Asked {
         let ledger = ledger(&journal)?;
         let generation = generation::committed(layout, &ledger)?;
         let mut host = HostFacts::collect(context.environment.variables.clone())?;
-        let rendered = generation.as_ref().and_then(|generation| generation.host.clone());
+        let rendered = view.or_else(|| generation.as_ref().and_then(|generation| generation.host.clone()));
         if let Some(HostView { ca_directories, proxy_variables, .. }) = rendered.clone() {
             host = HostFacts { ca_directories, proxy_variables, ..host };
         }
@@ -213,13 +216,18 @@ impl Asked {
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
-    let printer = &context.printer;
     let asked = match &args.plan {
         Some(path) => Asked::by_plan(path, args.dry_run, context)?,
         None => Asked::by_flags(&args.flags, args.dry_run, context)?,
     };
+    perform(&asked, args.foreground, context).await
+}
+
+/// Says or does what is asked for.
+pub(super) async fn perform(asked: &Asked, foreground: bool, context: &Context) -> Outcome {
+    let printer = &context.printer;
     let loaded = &asked.loaded;
-    let (launch, mut agent) = if args.foreground {
+    let (launch, mut agent) = if foreground {
         let agent = ForegroundAgent::new(context, &loaded.cluster)?;
         (Launch::Foreground(agent.begin.clone()), Some(agent))
     } else {
@@ -227,7 +235,8 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
     };
     let init = asked.init(launch, context)?;
 
-    let Planned { plan, .. } = init.plan().await.map_err(|error| failure(error, printer))?;
+    let planned = init.plan().await.map_err(|error| failure(error, printer))?;
+    let plan = &planned.plan;
     if loaded.dry_run {
         let text = || {
             let manifests = init.manifests().iter().map(|manifest| {
@@ -235,18 +244,18 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
                 format!("\n\n{}:\n{}", path.display(), manifest.yaml.trim_end())
             });
             let manifests: String = if plan.is_empty() { String::new() } else { manifests.collect() };
-            text(&plan, &loaded.cluster) + &manifests
+            text(&planned, &loaded.cluster) + &manifests
         };
-        printer.result(&document(&init, &plan), text)?;
+        printer.result(&document(&init, &planned), text)?;
         return Ok(Exit::Done);
     }
     if plan.is_empty() {
         let document = json!({ "changed": false, "kubernetesVersion": loaded.cluster.version });
-        printer.result(&document, || text(&plan, &loaded.cluster))?;
+        printer.result(&document, || text(&planned, &loaded.cluster))?;
         return Ok(Exit::Done);
     }
-    announce(&plan, loaded, printer);
-    init::can_perform(&plan).map_err(|error| failure(error, printer))?;
+    announce(plan, loaded, printer);
+    init::can_perform(plan).map_err(|error| failure(error, printer))?;
     let performed = Box::pin(init.perform(interrupted()));
     let outcome = match &mut agent {
         Some(agent) => tokio::select! {
@@ -259,7 +268,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
         None => performed.await,
     };
     let outcome = outcome.map_err(|error| failure(error, printer))?;
-    report(&init, &outcome, loaded, &plan, printer)?;
+    report(&init, &outcome, loaded, plan, printer)?;
     match agent {
         Some(agent) => agent.stay().await,
         None => Ok(Exit::Done),
@@ -327,22 +336,30 @@ fn agent_command(context: &Context, cluster: &Cluster) -> Result<AgentCommand, F
 }
 
 /// The plan for people.
-pub(super) fn text(plan: &Plan, cluster: &Cluster) -> String {
+pub(super) fn text(Planned { plan, observed }: &Planned, cluster: &Cluster) -> String {
     if plan.is_empty() {
         let version = &cluster.version;
         return format!("nothing is to be done: the {version} control plane is as configured, and healthy");
     }
-    plan::text(plan)
+    match &observed.etcd_copy {
+        Some(Ok(prospect)) => format!("{}\n\n{prospect}", plan::text(plan)),
+        _ => plan::text(plan),
+    }
 }
 
 /// The plan for programs. Fields are only ever added.
-pub(super) fn document<R: Runtime>(init: &Init<'_, R>, plan: &Plan) -> Value {
+pub(super) fn document<R: Runtime>(init: &Init<'_, R>, Planned { plan, observed }: &Planned) -> Value {
+    let etcd_copy = observed.etcd_copy.as_ref().and_then(|prospect| prospect.as_ref().ok()).map(|prospect| {
+        let Prospect { bytes, free, shares_blocks, time } = prospect;
+        json!({ "bytes": bytes, "freeBytes": free, "sharesBlocks": shares_blocks, "seconds": time.as_secs_f64() })
+    });
     let manifests: serde_json::Map<_, _> =
         init.manifests().iter().map(|m| (m.component.to_string(), m.yaml.clone().into())).collect();
     json!({
         "differs": !plan.is_empty(),
         "class": plan.class(),
         "plan": plan,
+        "etcdCopy": etcd_copy,
         "config": init.config(),
         "manifests": manifests,
     })
@@ -374,6 +391,20 @@ pub(super) fn failure(error: InitError, printer: &Printer) -> Failure {
         }
         InitError::Plan(PlanFileError::HostChanged { what } | PlanFileError::OtherPlan { what }) => {
             (Exit::Failed, json!({ "error": "plan", "message": error.to_string(), "changed": what }))
+        }
+        InitError::Refused(refusals) if refusals.iter().all(Refusal::is_usage) => {
+            (Exit::Usage, json!({ "error": "refused", "message": error.to_string() }))
+        }
+        InitError::Apply(ApplyError::Undone { back, .. }) => {
+            let back: Vec<_> =
+                back.iter().map(|(component, reason)| json!({ "component": component, "unhealthy": reason })).collect();
+            (Exit::Failed, json!({ "error": "undone", "message": with_causes(&error), "back": back }))
+        }
+        InitError::Apply(ApplyError::EtcdStuck { data, revision, copy, .. }) => {
+            let copy = copy.as_ref().map(|(path, record)| json!({ "path": path, "of": record }));
+            let value = json!({ "error": "etcd-stuck", "message": error.to_string(), "data": data,
+                "revision": revision, "copy": copy });
+            (Exit::Failed, value)
         }
         InitError::Refused(_) => (Exit::Failed, json!({ "error": "refused", "message": error.to_string() })),
         _ => (Exit::Failed, json!({ "error": "failed", "message": error.to_string() })),

@@ -7,6 +7,7 @@ mod init;
 mod logs;
 mod plan;
 mod reset;
+mod rollback;
 mod status;
 
 use std::ffi::OsString;
@@ -59,6 +60,8 @@ enum Command {
     Plan(Box<plan::Args>),
     /// List the generations: what each successful `init` has left
     History(history::Args),
+    /// Go back to an earlier generation: its version, its flags, its certificates' names
+    Rollback(rollback::Args),
     /// Remove everything that plinth made on this host
     Reset(reset::Args),
     /// Show what runs, whether it is well, and why not
@@ -179,6 +182,7 @@ fn run(command: Command, context: &Context) -> Outcome {
         Command::Init(args) => block_on(Threads::Many, init::run(&args, context)),
         Command::Plan(args) => block_on(Threads::Many, plan::run(&args, context)),
         Command::History(_) => history::run(context),
+        Command::Rollback(args) => block_on(Threads::Many, rollback::run(&args, context)),
         Command::Reset(args) => block_on(Threads::One, reset::run(args, context)),
         Command::Logs(args) => block_on(Threads::One, logs::run(args, context)),
         Command::Status(_) => block_on(Threads::One, status::run(context)),

@@ -28,18 +28,19 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
     let out = out.context("cannot make the path of the plan absolute").map_err(Failure::usage)?;
     let asked = Asked::by_flags(&args.flags, false, context)?;
     let init = asked.init(asked.service(context)?, context)?;
-    let Planned { plan, observed } = init.plan().await.map_err(|error| init::failure(error, &context.printer))?;
+    let planned = init.plan().await.map_err(|error| init::failure(error, &context.printer))?;
+    let Planned { plan, observed } = &planned;
     if let Some(path) = &out {
-        let file = PlanFile::new(&init.inputs(), &observed, &plan, context.clock.now());
+        let file = PlanFile::new(&init.inputs(), observed, plan, context.clock.now());
         file.write(path).map_err(|error| Failure::hinted(error, Exit::Failed))?;
     }
     let text = || {
-        let mut text = init::text(&plan, &asked.loaded.cluster);
+        let mut text = init::text(&planned, &asked.loaded.cluster);
         if let Some(path) = &out {
             text.push_str(&format!("\n\n`plinth init --plan {}` does exactly that", path.display()));
         }
         text
     };
-    context.printer.result(&init::document(&init, &plan), text)?;
+    context.printer.result(&init::document(&init, &planned), text)?;
     Ok(if args.detailed_exitcode && !plan.is_empty() { Exit::Differs } else { Exit::Done })
 }

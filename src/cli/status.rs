@@ -8,10 +8,12 @@ use crate::agent::client::AgentClient;
 use crate::agent::status::{AgentStatus, PodSummary};
 use crate::config::{self, ConfigFile, HostFacts, Overrides};
 use crate::error::Exit;
-use crate::fsx::{self, Holder};
-use crate::journal::Journal;
+use crate::fsx::{self, FsError, Holder, Lock};
+use crate::journal::{EtcdSwap, Journal, Ledger};
+use crate::layout::Layout;
 use crate::pki;
 use crate::plan::{self, Inventory, Kind, Standing};
+use crate::release::Component;
 use crate::service;
 use crate::ui::table;
 
@@ -58,7 +60,7 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
     let now = context.clock.now();
     let ledger = ledger(&Journal::of(layout))?;
     let standing = plan::standing(layout, &ledger)?;
-    let mut problems = Vec::new();
+    let mut problems: Vec<_> = etcd_away(layout, &ledger, &standing)?.into_iter().collect();
     let agent = match AgentClient::new(layout)?.status().await {
         Ok(status) => Some(status),
         Err(error) => {
@@ -102,6 +104,29 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
     }
     let kubernetes_version = cluster.map(|cluster| cluster.version.to_string());
     Ok(Status { well: problems.is_empty(), problems, warnings, kubernetes_version, agent, certificates })
+}
+
+/// While etcd's manifest is away nobody serves, and the agent starts nobody, also after a boot.
+fn etcd_away(layout: &Layout, ledger: &Ledger, standing: &Standing) -> Result<Option<String>, FsError> {
+    let manifest = plan::manifest_path(layout, Component::Etcd);
+    let is_away = !manifest.exists();
+    let at_work = match Lock::holder(&layout.lock())? {
+        Holder::Process(pid) => Some(format!("under way (plinth, pid {pid})")),
+        Holder::Unknown => Some("under way".to_owned()),
+        Holder::Free => None,
+    };
+    Ok(match &ledger.etcd_swap {
+        Some(EtcdSwap { old, new, .. }) => {
+            let state = at_work.unwrap_or_else(|| "interrupted: run `plinth init` again".to_owned());
+            let serves = if is_away { "etcd is stopped, and nothing serves: its" } else { "etcd's" };
+            Some(format!("{serves} replacement ({} → {}) is {state}", old.image, new.image))
+        }
+        None if is_away && standing.committed().is_some() => {
+            let path = manifest.display();
+            Some(format!("etcd is stopped, and nothing serves: `{path}` is missing; `plinth init` puts it back"))
+        }
+        None => None,
+    })
 }
 
 /// An agent without a control plane is nobody's but that of who started it.

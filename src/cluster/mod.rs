@@ -2,19 +2,26 @@
 //!
 //! They are reports and grants for others; no decision of plinth reads them.
 
+pub mod agent;
 pub mod lease;
 pub mod survey;
 
+use std::fmt::Debug;
 use std::time::Duration;
 
-use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleRef, Subject};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Role, RoleBinding, RoleRef, Subject};
 use kube::api::{ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 /// Group of `admin.conf`, and name of the binding that gives it its rights (kubeadm:
 /// `ClusterAdminsGroupAndClusterRoleBinding`).
 pub const CLUSTER_ADMINS: &str = "kubeadm:cluster-admins";
+
+const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Pause between two tries (kubeadm: `KubernetesAPICallRetryInterval` is 500 ms; here nobody else is waited for).
 const RETRY: Duration = Duration::from_millis(100);
@@ -32,8 +39,14 @@ pub enum ClusterError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// It could not be asked.
-    #[error("cannot read the ClusterRoleBinding `{CLUSTER_ADMINS}`")]
-    Read(#[source] Box<kube::Error>),
+    #[error("cannot read the {what} that gives rights")]
+    Read {
+        /// Its kind.
+        what: String,
+        /// Why not.
+        #[source]
+        source: Box<kube::Error>,
+    },
     /// A Lease cannot be read or released.
     #[error("cannot use the Lease `{name}`")]
     Lease {
@@ -47,40 +60,66 @@ pub enum ClusterError {
     #[error("the API server does not tell its nodes and metrics")]
     Survey(#[source] Option<Box<kube::Error>>),
     /// It kept refusing until the time was over.
-    #[error("cannot create the ClusterRoleBinding `{CLUSTER_ADMINS}`")]
-    Bind(#[source] Box<kube::Error>),
+    #[error("cannot create the {what} that gives rights")]
+    Bind {
+        /// Its kind.
+        what: String,
+        /// Why not.
+        #[source]
+        source: Box<kube::Error>,
+    },
 }
 
-/// Makes sure that the group `kubeadm:cluster-admins` is bound to the role `cluster-admin`, so that `admin.conf`
-/// works.
+/// Makes sure that `admin.conf` and the agent have their rights: the group `kubeadm:cluster-admins` is bound to the
+/// cluster role `cluster-admin`, and `plinth:agents` to a role of its own.
 ///
 /// `super_admin` is the text of `super-admin.conf`: its group, `system:masters`, needs no binding. Tries again until
 /// `within` is over: a fresh API server may still refuse.
-pub async fn bind_cluster_admins(super_admin: &str, within: Duration) -> Result<(), ClusterError> {
-    let bindings: Api<ClusterRoleBinding> = Api::all(client("super-admin.conf", super_admin).await?);
-    let binding = cluster_admins_binding();
-    let deadline = tokio::time::Instant::now() + within;
+pub async fn grant(super_admin: &str, within: Duration) -> Result<(), ClusterError> {
+    let client = client("super-admin.conf", super_admin).await?;
+    let deadline = Instant::now() + within;
+    create(&Api::all(client.clone()), &cluster_admins_binding(), deadline).await?;
+    create(&Api::namespaced(client.clone(), agent::NAMESPACE), &agent::role(), deadline).await?;
+    create(&Api::namespaced(client, agent::NAMESPACE), &agent::binding(), deadline).await
+}
+
+async fn create<K>(objects: &Api<K>, object: &K, deadline: Instant) -> Result<(), ClusterError>
+where
+    K: kube::Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug,
+{
     loop {
-        match bindings.create(&PostParams::default(), &binding).await {
+        match objects.create(&PostParams::default(), object).await {
             Ok(_) => return Ok(()),
             Err(kube::Error::Api(status)) if status.is_already_exists() => return Ok(()),
-            Err(error) if tokio::time::Instant::now() + RETRY >= deadline => {
-                return Err(ClusterError::Bind(Box::new(error)));
+            Err(error) if Instant::now() + RETRY >= deadline => {
+                return Err(ClusterError::Bind { what: K::kind(&()).into_owned(), source: Box::new(error) });
             }
-            Err(error) => tracing::debug!(%error, "the API server does not take the binding yet"),
+            Err(error) => tracing::debug!(%error, "the API server does not take what gives rights yet"),
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
-/// Whether that binding is there. Asks once; `super_admin` is the text of `super-admin.conf`.
-pub async fn cluster_admins_are_bound(super_admin: &str) -> Result<bool, ClusterError> {
-    let bindings: Api<ClusterRoleBinding> = Api::all(client("super-admin.conf", super_admin).await?);
-    let found = bindings.get_metadata_opt(CLUSTER_ADMINS).await.map_err(|error| ClusterError::Read(Box::new(error)))?;
+/// Whether they have them. Asks once; `super_admin` is the text of `super-admin.conf`.
+pub async fn is_granted(super_admin: &str) -> Result<bool, ClusterError> {
+    let client = client("super-admin.conf", super_admin).await?;
+    Ok(exists(&Api::<ClusterRoleBinding>::all(client.clone()), CLUSTER_ADMINS).await?
+        && exists(&Api::<Role>::namespaced(client.clone(), agent::NAMESPACE), agent::AGENTS).await?
+        && exists(&Api::<RoleBinding>::namespaced(client, agent::NAMESPACE), agent::AGENTS).await?)
+}
+
+async fn exists<K>(objects: &Api<K>, name: &str) -> Result<bool, ClusterError>
+where
+    K: kube::Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+{
+    let found = objects.get_metadata_opt(name).await;
+    let found =
+        found.map_err(|error| ClusterError::Read { what: K::kind(&()).into_owned(), source: Box::new(error) })?;
     Ok(found.is_some())
 }
 
-async fn client(file: &'static str, text: &str) -> Result<Client, ClusterError> {
+/// A client with the text of the kubeconfig `file`.
+pub(crate) async fn client(file: &'static str, text: &str) -> Result<Client, ClusterError> {
     let kubeconfig =
         Kubeconfig::from_yaml(text).map_err(|error| ClusterError::Kubeconfig { file, source: error.into() })?;
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
@@ -95,12 +134,12 @@ fn cluster_admins_binding() -> ClusterRoleBinding {
     ClusterRoleBinding {
         metadata: ObjectMeta { name: Some(CLUSTER_ADMINS.to_owned()), ..ObjectMeta::default() },
         role_ref: RoleRef {
-            api_group: Some("rbac.authorization.k8s.io".to_owned()),
+            api_group: Some(RBAC.to_owned()),
             kind: "ClusterRole".to_owned(),
             name: "cluster-admin".to_owned(),
         },
         subjects: Some(vec![Subject {
-            api_group: Some("rbac.authorization.k8s.io".to_owned()),
+            api_group: Some(RBAC.to_owned()),
             kind: "Group".to_owned(),
             name: CLUSTER_ADMINS.to_owned(),
             namespace: None,

@@ -19,6 +19,7 @@
 //!   copied `member`, not by memory: it may be repeated safely.
 //! - Modes and owners are kept.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -38,6 +39,7 @@ use crate::fsx::{self, FsError};
 /// and its database grows.
 pub const RESERVE: u64 = 256 * 1024 * 1024;
 
+const MIB: u64 = 1024 * 1024;
 const MEMBER: &str = "member";
 const COPY: &str = "plinth-copy";
 const RECORD: &str = "copy.json";
@@ -108,6 +110,24 @@ impl Prospect {
     pub fn needed(&self) -> u64 {
         let copy = if self.shares_blocks { 0 } else { self.bytes };
         copy.saturating_add(RESERVE)
+    }
+}
+
+impl fmt::Display for Prospect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mib, free) = (self.bytes.div_ceil(MIB), self.free / MIB);
+        if self.shares_blocks {
+            write!(
+                f,
+                "etcd's data ({mib} MiB) are copied by sharing their blocks, while etcd is away; {free} MiB are free"
+            )
+        } else {
+            let time = self.time.as_secs_f64();
+            write!(
+                f,
+                "etcd's data ({mib} MiB) are copied in about {time:.1} s, while etcd is away; {free} MiB are free"
+            )
+        }
     }
 }
 

@@ -14,6 +14,9 @@ use crate::error::Hint;
 use crate::pki::{self, Authority, CertificateInfo, Files, PkiError, Secret, Usage};
 use crate::yaml;
 
+/// File name of the agent's kubeconfig, in `/etc/kubernetes`.
+pub const AGENT_FILE: &str = "plinth-agent.conf";
+
 /// What one kubeconfig must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
@@ -36,7 +39,8 @@ impl Spec {
     }
 }
 
-/// The kubeconfigs of `cluster`, in the order of kubeadm's phases (`kubelet.conf` aside: there is no kubelet).
+/// The kubeconfigs of `cluster`, in the order of kubeadm's phases (`kubelet.conf` aside: there is no kubelet), and that of
+/// the agent.
 ///
 /// People's go to the shared endpoint where there is one; those of this host's components to this host's API server,
 /// so that they never meet one of another version.
@@ -44,6 +48,8 @@ pub fn specifications(cluster: &Cluster) -> Vec<Spec> {
     // kubeadm binds this group to cluster-admin; unlike system:masters its members can be shut out again.
     const ADMINS: Option<&str> = Some("kubeadm:cluster-admins");
     const MASTERS: Option<&str> = Some("system:masters");
+    const AGENTS: Option<&str> = Some("plinth:agents");
+    let agent = format!("plinth:agent:{}", cluster.node_name);
     let shared = cluster.api_url();
     let local = cluster.local_api_url();
     [
@@ -51,6 +57,7 @@ pub fn specifications(cluster: &Cluster) -> Vec<Spec> {
         ("super-admin", "super-admin.conf", "kubernetes-super-admin", MASTERS, &shared),
         ("controller-manager", "controller-manager.conf", "system:kube-controller-manager", None, &local),
         ("scheduler", "scheduler.conf", "system:kube-scheduler", None, &local),
+        ("plinth-agent", AGENT_FILE, &agent, AGENTS, &local),
     ]
     .into_iter()
     .map(|(name, file, user, organization, server)| Spec {

@@ -52,7 +52,8 @@ fn every_row_is_kubeadms() {
             ("admin.conf", "kubernetes-admin@blue".into(), Some("kubeadm:cluster-admins"), shared.clone()),
             ("super-admin.conf", "kubernetes-super-admin@blue".into(), Some("system:masters"), shared),
             ("controller-manager.conf", "system:kube-controller-manager@blue".into(), None, local.clone()),
-            ("scheduler.conf", "system:kube-scheduler@blue".into(), None, local),
+            ("scheduler.conf", "system:kube-scheduler@blue".into(), None, local.clone()),
+            ("plinth-agent.conf", "plinth:agent:master-0@blue".into(), Some("plinth:agents"), local),
         ]
     );
 }

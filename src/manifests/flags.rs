@@ -129,6 +129,8 @@ fn api_server(cluster: &Cluster, pki: &Pki) -> Flags {
         ("service-account-key-file", pki.file("sa.pub")),
         ("service-account-signing-key-file", pki.file("sa.key")),
         ("service-cluster-ip-range", join(&cluster.networking.service_subnets)),
+        // One that is replaced would otherwise wait for its watches until it is killed.
+        ("shutdown-watch-termination-grace-period", "2s".to_owned()),
         ("tls-cert-file", pki.file("apiserver.crt")),
         ("tls-private-key-file", pki.file("apiserver.key")),
     ];

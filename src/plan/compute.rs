@@ -123,13 +123,17 @@ fn mend(desired: &Desired<'_>, observed: &Observed, generation: &Generation, fou
 
     let mut steps = issues;
     steps.extend(manifests);
-    if !observed.agent_runs || !observed.agent_starts_at_boot {
-        let reason = if observed.agent_runs { "a boot would not start it" } else { "it does not run" };
+    let agent = match observed.agent_outdated {
+        _ if !observed.agent_runs => Some("it does not run"),
+        Some(reason) => Some(reason),
+        None => (!observed.agent_starts_at_boot).then_some("a boot would not start it"),
+    };
+    if let Some(reason) = agent {
         changes.push(drift("agent".to_owned(), Class::Live, reason.to_owned(), Step::StartAgent.phase()));
         steps.push(Step::StartAgent);
     }
     if observed.cluster_admins == Some(false) {
-        let reason = "admin.conf may not administrate the cluster".to_owned();
+        let reason = "rights of admin.conf or of the agent are missing".to_owned();
         changes.push(drift(change::BINDING.to_owned(), Class::Live, reason, Step::BindClusterAdmins.phase()));
         steps.push(Step::BindClusterAdmins);
     }
@@ -298,7 +302,8 @@ fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences
             (_, _, true) => Back::LastGeneration,
             _ => Back::Nothing,
         };
-        let swaps = component == Component::Etcd && image_tag(ran) != image_tag(&manifest.yaml);
+        let tag = |text: &str| etcd::image_of(text).map(|image| etcd::tag(&image).to_owned());
+        let swaps = component == Component::Etcd && tag(ran) != tag(&manifest.yaml);
         if swaps && !same {
             found.refusals.extend(against_swap(ran, manifest, observed.etcd_copy.as_ref()));
         }
@@ -338,11 +343,6 @@ fn against_swap(old: &str, new: &Manifest, copy: Option<&Result<Prospect, String
     };
     refusals.extend(why.map(|reason| Refusal::EtcdCopy { reason }));
     refusals
-}
-
-fn image_tag(manifest: &str) -> String {
-    let pod: Option<Pod> = yaml::manifest(manifest.as_bytes()).ok();
-    etcd::tag(&image_and_flags(pod.as_ref()).0).to_owned()
 }
 
 /// The swap that has not ended.

@@ -2,12 +2,18 @@
 
 use std::path::PathBuf;
 
+use k8s_openapi::api::core::v1::Pod;
+
+use super::Observed;
 use super::file::checksum;
 pub(super) use crate::etcd::Change;
 use crate::etcd::{Course, Series};
 use crate::fsx::{self, FsError, NewFile};
 use crate::journal::{Ledger, SwapSide};
 use crate::layout::Layout;
+use crate::manifests::Manifest;
+use crate::release::Component;
+use crate::yaml;
 
 /// Mode of the directory that holds the manifests of a swap.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -24,6 +30,21 @@ pub fn change_between(old: &str, new: &str) -> Option<Change> {
 pub fn series(image: &str) -> Option<Series> {
     let tag = tag(image);
     tag.strip_prefix('v').unwrap_or(tag).parse().ok()
+}
+
+/// Image of the one container of a manifest; `None` where it cannot be read.
+pub fn image_of(manifest: &str) -> Option<String> {
+    let pod: Pod = yaml::manifest(manifest.as_bytes()).ok()?;
+    pod.spec?.containers.into_iter().next()?.image
+}
+
+/// Whether an etcd of another version is to replace the one whose manifest is on disk.
+pub fn replaces_etcd(wanted: &[Manifest], observed: &Observed) -> bool {
+    let wanted = wanted.iter().find(|manifest| manifest.component == Component::Etcd);
+    let found = observed.manifests.get(&Component::Etcd);
+    let image = |text: &str| image_of(text).unwrap_or_default();
+    observed.standing.committed().is_some()
+        && wanted.zip(found).is_some_and(|(new, old)| tag(&image(&new.yaml)) != tag(&image(&old.content)))
 }
 
 /// The tag of an image reference; empty where it has none.

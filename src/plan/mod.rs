@@ -31,7 +31,7 @@ use serde::Serialize;
 
 pub use change::{Cause, Change, Class, ImageChange, NotYet, VersionChange};
 pub use compute::compute;
-pub use etcd::{OpenSwap, change_between, series};
+pub use etcd::{OpenSwap, change_between, image_of, replaces_etcd, series};
 pub use file::{Inputs, PlanFile, PlanFileError};
 pub use generation::Generation;
 pub use inventory::{CredentialFile, Entry, Inventory, Kind};
@@ -104,6 +104,8 @@ pub struct Observed {
     pub etcd_data: EtcdData,
     /// The agent of this root runs.
     pub agent_runs: bool,
+    /// In what the agent that runs differs from the one that would be started.
+    pub agent_outdated: Option<&'static str>,
     /// The unit of the agent, where plinth made one, starts it at boot.
     pub agent_starts_at_boot: bool,
     /// Components that are not healthy, each with the reason.
@@ -112,7 +114,7 @@ pub struct Observed {
     pub has_containers: bool,
     /// Components of which a container runs.
     pub running: BTreeSet<Component>,
-    /// Whether `admin.conf` has its rights; `None` where nobody could be asked.
+    /// Whether `admin.conf` and the agent have their rights; `None` where nobody could be asked.
     pub cluster_admins: Option<bool>,
     /// A swap of etcd that has begun and not ended.
     pub etcd_swap: Option<OpenSwap>,

@@ -22,6 +22,8 @@ use crate::release::Component;
 pub struct Live {
     /// The agent of this root runs.
     pub agent_runs: bool,
+    /// In what the agent that runs differs from the one that would be started.
+    pub agent_outdated: Option<&'static str>,
     /// The unit of the agent, where plinth made one, starts it at boot.
     pub agent_starts_at_boot: bool,
     /// Containers of ours exist.
@@ -51,6 +53,7 @@ pub fn observe(
         manifests: manifests(layout, ledger)?,
         etcd_data: etcd_data(&layout.below_root(&cluster.etcd.data_dir), ledger)?,
         agent_runs: live.agent_runs,
+        agent_outdated: live.agent_outdated,
         agent_starts_at_boot: live.agent_starts_at_boot,
         unhealthy: live.unhealthy,
         has_containers: live.has_containers,

@@ -35,6 +35,7 @@ pub const INIT: &[Phase] = &[
     Phase::new("kubeconfig/super-admin", "Make the kubeconfig that works without RBAC"),
     Phase::new("kubeconfig/controller-manager", "Make the kubeconfig of kube-controller-manager"),
     Phase::new("kubeconfig/scheduler", "Make the kubeconfig of kube-scheduler"),
+    Phase::new("kubeconfig/plinth-agent", "Make the kubeconfig of the agent"),
     Phase::new("etcd", "Write the manifest of etcd"),
     Phase::new("etcd/local", "Write the manifest of the etcd on this host"),
     Phase::new("control-plane", "Write the manifests of the control plane"),
@@ -43,7 +44,7 @@ pub const INIT: &[Phase] = &[
     Phase::new("control-plane/scheduler", "Write the manifest of kube-scheduler"),
     Phase::new("agent-start", "Start the agent, which runs what the manifests say"),
     Phase::new("wait-control-plane", "Wait until every component is healthy"),
-    Phase::new("cluster-admins", "Let admin.conf administrate the cluster"),
+    Phase::new("cluster-admins", "Give admin.conf and the agent their rights"),
 ];
 
 /// A phase name that does not exist.

@@ -58,7 +58,7 @@ pub enum Step {
     },
     /// Wait until all components are healthy.
     Wait,
-    /// Create the binding that gives `admin.conf` its rights.
+    /// Give `admin.conf` and the agent their rights.
     BindClusterAdmins,
     /// Record that the control plane is as configured.
     Commit,
@@ -134,7 +134,7 @@ impl fmt::Display for Step {
                  back with every write",
             ),
             Self::Wait => f.write_str("wait until every component is healthy"),
-            Self::BindClusterAdmins => f.write_str("bind the group kubeadm:cluster-admins to cluster-admin"),
+            Self::BindClusterAdmins => f.write_str("give admin.conf and the agent their rights"),
             Self::Commit => f.write_str("record the configuration as reached"),
         }
     }

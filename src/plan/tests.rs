@@ -1,5 +1,6 @@
 use super::*;
 use crate::error::Hint as _;
+use crate::etcd::{Course, Prospect};
 use crate::yaml;
 
 const CA: Item = "certs/ca";
@@ -95,6 +96,7 @@ pub(super) fn empty() -> Observed {
         manifests: BTreeMap::new(),
         etcd_data: EtcdData::Empty,
         agent_runs: false,
+        agent_outdated: None,
         agent_starts_at_boot: true,
         unhealthy: BTreeMap::from([(Component::Etcd, "connection refused".to_owned())]),
         has_containers: false,
@@ -118,6 +120,7 @@ pub(super) fn whole(standing: Standing) -> Observed {
         manifests: desired().into_iter().map(|one| (one.component, manifest(&one.yaml, true))).collect(),
         etcd_data: EtcdData::Ours,
         agent_runs: true,
+        agent_outdated: None,
         agent_starts_at_boot: true,
         unhealthy: BTreeMap::new(),
         has_containers: true,
@@ -218,7 +221,7 @@ fn an_unhealthy_committed_host_is_waited_for_and_not_restarted() {
 fn each_kind_of_drift_is_shown_and_repaired_by_itself() {
     type Harm = fn(&mut Observed);
     let api = Component::KubeApiserver;
-    let rows: [(&str, Harm, Vec<Step>); 6] = [
+    let rows: [(&str, Harm, Vec<Step>); 7] = [
         (
             "kube-apiserver: edited by hand: other flags: flag [restart of kube-apiserver, API gap expected]",
             |o| {
@@ -242,8 +245,9 @@ fn each_kind_of_drift_is_shown_and_repaired_by_itself() {
             vec![reissue(LEAF), Step::Wait, Step::Commit],
         ),
         ("agent: it does not run [live]", |o| o.agent_runs = false, vec![Step::StartAgent, Step::Wait]),
+        ("agent: it is old [live]", |o| o.agent_outdated = Some("it is old"), vec![Step::StartAgent, Step::Wait]),
         (
-            "clusterrolebinding/kubeadm:cluster-admins: admin.conf may not administrate the cluster [live]",
+            "clusterrolebinding/kubeadm:cluster-admins: rights of admin.conf or of the agent are missing [live]",
             |o| o.cluster_admins = Some(false),
             vec![Step::Wait, Step::BindClusterAdmins],
         ),
@@ -373,6 +377,60 @@ fn a_kubeconfig_that_leads_elsewhere_is_peoples_until_the_configuration_moves() 
     assert_eq!(steps, [Step::Issue { item: LEAF, replaces, for_etcd: false }, Step::Wait, Step::Commit]);
 }
 
+/// All four of a release, with the etcd that is named.
+fn release(tag: &str, etcd: &str) -> Vec<Manifest> {
+    let image = |component| match component {
+        Component::Etcd => format!("r/etcd:{etcd}"),
+        _ => format!("r/{component}:{tag}"),
+    };
+    let manifest = |component| {
+        let yaml = text(component, "new").replace(&format!("x/{component}:v1"), &image(component));
+        Manifest { component, pod: yaml::manifest(yaml.as_bytes()).unwrap(), yaml }
+    };
+    Component::ALL.map(manifest).into()
+}
+
+const OLD: (&str, &str) = ("v1.36.3", "3.6.8-0");
+const NEW: (&str, &str) = ("v1.37.1", "3.7.0-0");
+
+/// The plan from a control plane of the release `from` to that of `to`; `harm` is what the host looks like meanwhile.
+fn change(from: (&str, &str), to: (&str, &str), harm: impl FnOnce(&mut Observed)) -> Result<Plan, Vec<Refusal>> {
+    let (old, new) = (release(from.0, from.1), release(to.0, to.1));
+    let cluster = |tag: &str| {
+        let mut cluster = Cluster::example();
+        cluster.version = tag.parse().unwrap();
+        cluster
+    };
+    let by_component = |manifests: &[Manifest]| {
+        manifests.iter().map(|one| (one.component, one.yaml.clone())).collect::<BTreeMap<_, _>>()
+    };
+    let generation =
+        Generation { number: 1, config: "old\n".into(), manifests: by_component(&old), ..Generation::default() };
+    let mut observed = Observed {
+        manifests: old.iter().map(|one| (one.component, manifest(&one.yaml, true))).collect(),
+        running: Component::ALL.into(),
+        ..whole(Standing::Committed(Box::new(generation)))
+    };
+    harm(&mut observed);
+    let (running, wanted) = (cluster(from.0), cluster(to.0));
+    let desired = Desired {
+        cluster: &wanted,
+        config: "new\n",
+        manifests: &new,
+        credentials: Vec::new(),
+        etcd_data: "/var/lib/etcd".into(),
+        renew: false,
+        before: Some(Before { cluster: &running, manifests: &old, respecified: BTreeSet::new() }),
+    };
+    compute(&desired, &observed)
+}
+
+fn exchange(component: Component) -> Step {
+    Step::Exchange { component, back: Back::OnDisk }
+}
+
+const SWAP: Step = Step::SwapEtcd { back: Back::OnDisk };
+
 #[test]
 fn what_is_signed_is_renewed_once_when_the_version_goes_up() {
     let signed = |as_committed, other_server| Found::Good { can_sign: false, other_server, as_committed };
@@ -405,15 +463,109 @@ fn what_is_signed_is_renewed_once_when_the_version_goes_up() {
 }
 
 #[test]
-fn another_version_is_planned_named_first_and_not_done_yet() {
-    let mut asked = Asked { config: "other\n", ..Asked::default() };
-    asked.cluster.version = "v1.37.99".parse().unwrap();
-    let plan = asked.plan(&whole(committed())).unwrap();
+fn a_version_goes_up_from_etcd_on_and_down_in_reverse() {
+    use Component::{KubeApiserver, KubeControllerManager, KubeScheduler};
+    let [api, controllers, scheduler] = [KubeApiserver, KubeControllerManager, KubeScheduler].map(exchange);
+    let end = [Step::Wait, Step::Commit];
+    for (what, from, to, expected) in [
+        ("up", OLD, NEW, vec![SWAP, api.clone(), controllers.clone(), scheduler.clone()]),
+        ("down", NEW, OLD, vec![scheduler.clone(), controllers.clone(), api.clone(), SWAP]),
+        ("down, etcd stays", NEW, (OLD.0, NEW.1), vec![scheduler.clone(), controllers.clone(), api.clone()]),
+        ("a patch", ("v1.37.0", NEW.1), NEW, vec![api.clone(), controllers.clone(), scheduler.clone()]),
+        ("a patch back", NEW, ("v1.37.0", NEW.1), vec![scheduler, controllers, api]),
+        ("etcd's patch", NEW, (NEW.0, "3.7.1-0"), vec![SWAP]),
+    ] {
+        let plan = change(from, to, |_| {}).unwrap();
+        assert_eq!(plan.steps, expected.into_iter().chain(end.clone()).collect::<Vec<_>>(), "{what}");
+        assert_eq!(plan.version.is_some(), from.0 != to.0, "{what}");
+    }
+    let plan = change(OLD, NEW, |_| {}).unwrap();
+    assert_eq!(plan.class(), Class::Irreversible(Component::Etcd));
+    let said = plan.version.map(|version| version.to_string());
+    assert_eq!(said.as_deref(), Some("Kubernetes v1.36.3 → v1.37.1, the newer default of this plinth"));
+}
+
+#[test]
+fn a_version_that_cannot_follow_is_refused_with_the_path_to_take() {
+    let prospect =
+        |free, bytes| Some(Ok(Prospect { bytes, free, shares_blocks: false, time: std::time::Duration::ZERO }));
+    let refused = |from, to, harm: &dyn Fn(&mut Observed)| {
+        let refusals = change(from, to, harm).unwrap_err();
+        assert!(refusals.iter().all(|refusal| !refusal.hints().is_empty()), "{refusals:?}");
+        refusals.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let skips = change(("v1.35.4", "3.6.6-0"), NEW, |_| {}).unwrap_err();
     assert_eq!(
-        plan.version.map(|version| version.to_string()).as_deref(),
-        Some("Kubernetes v1.37.1 → v1.37.99, the newer default of this plinth")
+        skips[0].hints(),
+        ["plinth init --kubernetes-version v1.36.3", "plinth init --kubernetes-version v1.37.1"]
     );
-    assert_eq!(plan.not_yet.len(), 1);
+    let too_far = refused(NEW, ("v1.35.4", "3.6.6-0"), &|_| {});
+    assert_eq!(too_far, ["v1.37.1 cannot go back to v1.35.4: one minor version at most, to v1.36.x"]);
+    let unknown = refused(OLD, (NEW.0, "mine"), &|_| {});
+    assert_eq!(
+        unknown,
+        [
+            "etcd cannot go from r/etcd:3.6.8-0 to r/etcd:mine: one minor version at a time, told by the tags of the images"
+        ]
+    );
+    let full = refused(OLD, NEW, &|observed| observed.etcd_copy = prospect(300 << 20, 100 << 20));
+    assert_eq!(
+        full,
+        [
+            "etcd's data cannot be copied, and without a copy etcd is not replaced: it needs 356 MiB, and 300 MiB are free"
+        ]
+    );
+    let elsewhere = refused(OLD, NEW, &|observed| {
+        let etcd = observed.manifests.get_mut(&Component::Etcd).unwrap();
+        etcd.content = etcd.content.replace("--flag=new", "--wal-dir=/fast");
+    });
+    assert_eq!(elsewhere.len(), 1);
+    change(OLD, NEW, |observed| observed.etcd_copy = prospect(400 << 20, 100 << 20)).unwrap();
+}
+
+#[test]
+fn an_upgrade_that_was_interrupted_goes_on_or_is_undone() {
+    use Component::{KubeApiserver, KubeControllerManager, KubeScheduler};
+    let [api, controllers, scheduler] = [KubeApiserver, KubeControllerManager, KubeScheduler].map(exchange);
+    let etcd = |of: (&str, &str)| release(of.0, of.1).remove(0).yaml;
+    let open = |course| OpenSwap {
+        id: "7".into(),
+        old: etcd(OLD),
+        new: etcd(NEW),
+        old_image: "r/etcd:3.6.8-0".into(),
+        new_image: "r/etcd:3.7.0-0".into(),
+        course,
+    };
+    let away = |course| {
+        move |observed: &mut Observed| {
+            observed.manifests.remove(&Component::Etcd);
+            observed.etcd_swap = Some(open(course));
+            observed.unhealthy.insert(Component::Etcd, "connection refused".into());
+        }
+    };
+    let finish = |forward| Step::FinishEtcdSwap { forward };
+    let up = [api.clone(), controllers.clone(), scheduler.clone(), Step::Wait, Step::Commit];
+    let steps = |plan: Plan| plan.steps;
+
+    // By the same command, by one that asks for nothing, and once it was on its way back.
+    let again = steps(change(OLD, NEW, away(Course::Forward)).unwrap());
+    assert_eq!(again, [&[finish(true)][..], &up].concat());
+    let nothing = steps(change(OLD, OLD, away(Course::Forward)).unwrap());
+    assert_eq!(nothing[0], finish(false));
+    assert!(!nothing.contains(&SWAP), "{nothing:?}");
+    for course in [Course::Back, Course::Served] {
+        let back = steps(change(OLD, NEW, away(course)).unwrap());
+        assert_eq!(back, [&[finish(false), SWAP][..], &up].concat(), "{course:?}");
+    }
+
+    // etcd has been replaced, and the rest has not.
+    let done = |observed: &mut Observed| {
+        observed.manifests.insert(Component::Etcd, manifest(&etcd(NEW), true));
+    };
+    let again = steps(change(OLD, NEW, done).unwrap());
+    assert_eq!(again, [&[Step::SwapEtcd { back: Back::LastGeneration }][..], &up].concat());
+    let nothing = steps(change(OLD, OLD, done).unwrap());
+    assert_eq!(nothing[..2], [SWAP, Step::Wait]);
 }
 
 #[test]

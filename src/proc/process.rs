@@ -108,7 +108,7 @@ impl Proc {
     }
 
     /// The command line of process `pid`; empty for a zombie and for a thread of the kernel.
-    fn arguments(&self, pid: i32) -> Result<Option<Vec<String>>> {
+    pub fn arguments(&self, pid: i32) -> Result<Option<Vec<String>>> {
         let text = self.read_optional(&format!("{pid}/cmdline"))?;
         Ok(text.map(|text| text.split_terminator('\0').map(str::to_owned).collect()))
     }

@@ -5,6 +5,7 @@
 //! - After [`Manager::stop`] no agent of this root runs; its containers do.
 //! - What is made on the host is announced to the caller before it is made.
 
+mod build;
 #[cfg(test)]
 pub(crate) mod in_process;
 mod systemd;
@@ -22,6 +23,8 @@ use crate::fsx::{self, FsError, Holder, Lock};
 use crate::journal::{Creation, Ledger};
 use crate::layout::Layout;
 use crate::proc::{Proc, ProcError};
+
+pub use build::{creations as binary_creations, install, keep, outdated};
 
 /// Name of the systemd unit.
 pub const UNIT: &str = "plinth-agent.service";
@@ -157,28 +160,6 @@ pub fn running(layout: &Layout) -> Result<Holder, ServiceError> {
         Holder::Process(pid) if !Proc::new(layout.proc()).has_open(pid, &lock)? => Holder::Unknown,
         holder => holder,
     })
-}
-
-/// Makes sure that plinth is where a boot finds it, `/usr/local/bin/plinth`, and returns the command line with that
-/// path. Builds and downloads are run from anywhere and cleared away; the agent must outlive them.
-///
-/// On a host whose `/usr/local/bin` cannot be written, `command` stays as it is.
-pub fn install(command: &AgentCommand, layout: &Layout) -> Result<AgentCommand, ServiceError> {
-    let installed = layout.binary();
-    if command.program != installed {
-        let program = fsx::read(&command.program)?;
-        let directory = installed.parent().unwrap_or(Path::new("/"));
-        let written =
-            fsx::create_directories(directory, 0o755).and_then(|_| fsx::write_if_changed(&installed, &program, 0o755));
-        if let Err(error) = written {
-            if error.source.kind() == std::io::ErrorKind::ReadOnlyFilesystem {
-                tracing::warn!(%error, "the agent runs from where plinth is");
-                return Ok(command.clone());
-            }
-            return Err(error.into());
-        }
-    }
-    Ok(AgentCommand { program: installed, arguments: command.arguments.clone() })
 }
 
 /// Whether the unit that plinth made starts the agent at boot; also where plinth made none, so that whoever supervises
@@ -322,12 +303,32 @@ mod tests {
         let build = root.path().join("build");
         std::fs::write(&build, "one").unwrap();
         let command = AgentCommand { program: build.clone(), arguments: vec!["agent".into()] };
+        let mut ledger = Ledger::default();
+        for made in binary_creations(&command, &layout) {
+            ledger.insert(made);
+        }
+        assert!(ledger.has_file(&layout.binary()));
         for content in ["one", "two"] {
             std::fs::write(&build, content).unwrap();
-            let installed = install(&command, &layout).unwrap();
+            let installed = install(&command, &layout, &ledger).unwrap();
             assert_eq!(installed, AgentCommand { program: layout.binary(), arguments: vec!["agent".into()] });
             assert_eq!(std::fs::read_to_string(layout.binary()).unwrap(), content);
-            assert_eq!(install(&installed, &layout).unwrap(), installed);
+            assert_eq!(install(&installed, &layout, &ledger).unwrap(), installed);
+        }
+    }
+
+    #[test]
+    fn what_plinth_did_not_install_is_left_alone() {
+        let (root, layout) = layout();
+        let build = root.path().join("build");
+        std::fs::write(&build, "new").unwrap();
+        let command = AgentCommand { program: build, arguments: vec!["agent".into()] };
+        fsx::create_directories(layout.binary().parent().unwrap(), 0o755).unwrap();
+        for (theirs, program) in [("old", &command.program), ("new", &layout.binary())] {
+            std::fs::write(layout.binary(), theirs).unwrap();
+            assert_eq!(binary_creations(&command, &layout), []);
+            assert_eq!(install(&command, &layout, &Ledger::default()).unwrap().program, *program);
+            assert_eq!(std::fs::read_to_string(layout.binary()).unwrap(), theirs);
         }
     }
 

@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::super::pod::Origin;
@@ -308,7 +310,9 @@ impl Host {
     }
 
     fn of(number: u8) -> StaticPod {
-        pod(&format!("i:{number}"), None)
+        static PODS: LazyLock<Vec<StaticPod>> =
+            LazyLock::new(|| (0..8).map(|number| pod(&format!("i:{number}"), None)).collect());
+        PODS[usize::from(number)].clone()
     }
 
     fn new_agent(&mut self) {

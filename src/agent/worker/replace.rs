@@ -11,13 +11,17 @@ use tokio::time::sleep;
 
 use super::{Wanted, Worker};
 use crate::agent::blocking::apart;
-use crate::agent::pod::StaticPod;
+use crate::agent::entry::Keeper;
+use crate::agent::message;
+use crate::agent::pod::{PodKey, StaticPod};
 use crate::agent::probe::{PostStart, port};
 use crate::agent::source::memory::{recall_pod, remember};
 use crate::agent::status::Update;
 use crate::agent::steer::{Program, Steering};
 use crate::agent::step::{Stop, belongs_to, instances, is_running, uid_of};
 use crate::agent::surge::{self, Course, Facts, Memory, Rejection};
+use crate::logline;
+use crate::release::Component;
 use crate::runtime::{Container, Runtime, RuntimeError, State, labels};
 
 /// How often it is looked whether the new one listens, and answers.
@@ -43,6 +47,8 @@ pub(super) struct Surge {
     /// Those of another spec that are being stopped while this one serves.
     stopping: BTreeSet<String>,
     endings: JoinSet<Ended>,
+    /// Keeps this host in the Service `kubernetes` while one of two API servers ends.
+    keeper: Option<Keeper>,
     /// What is said of the file's spec, as long as it does not serve.
     update: Option<Update>,
 }
@@ -125,7 +131,10 @@ impl<R: Runtime> Worker<R> {
                     }
                 },
                 Course::Prove => self.prove(&pod).await,
-                Course::Reject(reason) => self.reject(&pod, reason),
+                Course::Reject(reason) => {
+                    let reason = self.with_last_words(&pod, reason).await;
+                    self.reject(&pod, reason);
+                }
                 Course::Keep(remark) => {
                     self.surge.tried = None;
                     let Some(proven) = self.proven() else {
@@ -280,6 +289,16 @@ impl<R: Runtime> Worker<R> {
         self.surge.memory.as_ref().is_some_and(|memory| memory.proven == pod.hash)
     }
 
+    /// Adds what tells most of the log of a container that has ended: rejected, it is removed.
+    async fn with_last_words(&self, pod: &StaticPod, reason: String) -> String {
+        let newest = pod.lasting_containers().filter_map(|c| instances(&self.containers, pod, &c.name).pop());
+        let Some(ended) = newest.into_iter().find(|container| !is_running(container)) else { return reason };
+        let log = self.shared.runtime.logs(&ended.id, message::LOG_LINES).await.unwrap_or_default();
+        let lines: Vec<_> = log.lines().map(str::to_owned).collect();
+        let line: String = logline::most_telling(&lines).unwrap_or_default().trim().chars().take(400).collect();
+        if line.is_empty() { reason } else { format!("{reason}: {line}") }
+    }
+
     fn reject(&mut self, pod: &StaticPod, reason: String) {
         tracing::warn!(pod = %self.key, hash = pod.hash, reason, "the new version is rejected");
         let proven = self.proven();
@@ -329,7 +348,16 @@ impl<R: Runtime> Worker<R> {
     }
 
     /// Stops these beside everything else.
-    pub(super) fn stop_aside(&mut self, stops: &[Stop], wanted: &Wanted) {
+    pub(super) async fn stop_aside(&mut self, stops: &[Stop], wanted: &Wanted) {
+        if self.is_api_server() && self.surge.keeper.is_none() {
+            match Keeper::start(&self.shared.kubeconfig).await {
+                Ok(keeper) => self.surge.keeper = Some(keeper),
+                Err(error) => {
+                    let why = with_cause(&error);
+                    tracing::warn!(pod = %self.key, why, "the Service `kubernetes` may be without this host for 10 s");
+                }
+            }
+        }
         let ending = self.ending(stops, wanted);
         self.surge.stopping.extend(stops.iter().map(|stop| stop.id.clone()));
         let stops = stops.to_vec();
@@ -347,9 +375,15 @@ impl<R: Runtime> Worker<R> {
         self.shared.board.metrics.acted("stop", succeeded);
     }
 
+    fn is_api_server(&self) -> bool {
+        let name = format!("{}-{}", Component::KubeApiserver.name(), self.shared.node.name);
+        self.key == PodKey { namespace: "kube-system".to_owned(), name }
+    }
+
     /// Gives up the agent's socket when only `pod` is left.
     async fn leave(&mut self, pod: &StaticPod) {
         let others = self.containers.values().any(|container| is_running(container) && !belongs_to(container, pod));
+        self.surge.keeper.take_if(|_| !others);
         if let Some(steering) = self.surge.steering.take_if(|_| !others) {
             if let Err(error) = steering.steer(&Program::alone()) {
                 tracing::warn!(pod = %self.key, %error, "cannot steer");

@@ -143,7 +143,11 @@ fn port_owners(goal: &Goal<'_>, containers: &[Container], agent: Option<&AgentSt
                 port: listener.port,
                 component,
                 pid: process.as_ref().map(|process| process.pid),
-                ours: process.as_ref().and_then(|process| process.container.as_deref()).is_some_and(ours),
+                // The agent listens beside an API server that it replaces.
+                ours: process.as_ref().is_some_and(|process| {
+                    agent.is_some_and(|agent| i64::from(agent.pid) == i64::from(process.pid))
+                        || process.container.as_deref().is_some_and(ours)
+                }),
                 command: process.map(|process| process.command).unwrap_or_default(),
             })
         })

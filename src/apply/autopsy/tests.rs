@@ -124,6 +124,25 @@ fn each_case_has_its_cause() {
             "kube-apiserver cannot listen: port 6443 is taken by `nginx` (pid 812)",
         ),
         (
+            "the new one was rejected, and said why",
+            evidence().unhealthy_from(KubeApiserver).with(|e| {
+                let why = "rejected: kube-apiserver exited with code 1: Error: unknown flag: --bogus";
+                e.component(KubeApiserver).unhealthy = Some(why.into());
+            }),
+            Some(KubeApiserver),
+            Code::BadFlag,
+            "kube-apiserver does not accept its flags: unknown flag: --bogus",
+        ),
+        (
+            "the new one was rejected, and nobody knows why",
+            evidence().unhealthy_from(KubeApiserver).with(|e| {
+                e.component(KubeApiserver).unhealthy = Some("rejected: not ready within 240 s".into());
+            }),
+            Some(KubeApiserver),
+            Code::Crash,
+            "the new kube-apiserver was given up: not ready within 240 s",
+        ),
+        (
             "port taken, owner unknown",
             evidence().crashed(KubeScheduler, 1, "kube-scheduler-port-taken"),
             Some(KubeScheduler),
