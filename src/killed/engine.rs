@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
+use jiff::Timestamp;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -313,6 +314,17 @@ fn request(stream: &mut impl BufRead) -> Option<(String, String, Vec<u8>)> {
     Some((method.to_owned(), path.to_owned(), body))
 }
 
+fn lease(name: &str) -> Value {
+    let host = nix::unistd::gethostname().unwrap();
+    let holder = format!("{}_1", host.to_string_lossy());
+    json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": { "name": name, "namespace": "kube-system" },
+        "spec": { "holderIdentity": holder, "renewTime": format!("{:.6}", Timestamp::now()) },
+    })
+}
+
 fn object(store: &Store, method: &str, path: &str, body: &[u8]) -> (&'static str, String) {
     let mut objects = store.read();
     let known = |path: &str| objects.get(path).cloned();
@@ -321,6 +333,10 @@ fn object(store: &Store, method: &str, path: &str, body: &[u8]) -> (&'static str
             .to_string()
     };
     let given: Value = serde_json::from_slice(body).unwrap_or_default();
+    // Whoever runs leads, and says so all the time.
+    if let Some((_, name)) = path.split_once("/leases/") {
+        return ("200 OK", lease(name).to_string());
+    }
     match method {
         "GET" => match known(path) {
             Some(object) => ("200 OK", object.to_string()),

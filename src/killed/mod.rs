@@ -22,6 +22,9 @@ use world::{End, Point, World};
 /// How many hosts share the work.
 const HOSTS: u64 = 6;
 
+/// Set, every end is tried at every point.
+const EVERY_END: &str = "PLINTH_EVERY_END";
+
 /// How long a command may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -46,6 +49,14 @@ impl Operation {
             world.store().write(&objects);
         }
         Ok(())
+    }
+
+    /// Whether this end is tried at the point whose number is `hash`. Everything is, but that a first `init` takes its
+    /// time: there two ends that hardly differ from others are left to one point in eight, unless the environment says
+    /// otherwise.
+    fn is_asked_for(self, end: End, hash: u64) -> bool {
+        let is_rare = self == Self::FirstInit && matches!(end, End::Command | End::StateKept);
+        !is_rare || (hash / HOSTS) % 8 == 0 || std::env::var_os(EVERY_END).is_some()
     }
 
     async fn perform(self, world: &World) -> Verdict {
@@ -164,10 +175,12 @@ fn share(operation: Operation, host: u64, effects: &AtomicUsize, states: &Atomic
         for (name, point) in named(&points).iter().zip(&points) {
             let mut hasher = DefaultHasher::new();
             name.hash(&mut hasher);
-            let is_ours = hasher.finish() % HOSTS == host;
+            let hash = hasher.finish();
+            let is_ours = hash % HOSTS == host;
             effects.fetch_add(usize::from(is_ours), Ordering::Relaxed);
             for end in End::ALL {
-                if point.state(end).is_some_and(|state| seen.insert(state)) && is_ours {
+                let is_new = point.state(end).is_some_and(|state| seen.insert(state));
+                if is_new && is_ours && operation.is_asked_for(end, hash) {
                     states.fetch_add(1, Ordering::Relaxed);
                     if let Err(why) = operation.check(&mut world, point, end).await {
                         failures.push(format!("{end:?} after {name}: {why}"));

@@ -49,8 +49,9 @@ pub(super) enum End {
 }
 
 impl End {
+    /// Those that differ most come first.
     pub(super) const ALL: [Self; 5] =
-        [Self::Command, Self::Both, Self::UnsyncedLost, Self::ContentLost, Self::StateKept];
+        [Self::Both, Self::UnsyncedLost, Self::ContentLost, Self::StateKept, Self::Command];
 
     fn is_power_loss(self) -> bool {
         !matches!(self, Self::Command | Self::Both)
@@ -261,9 +262,9 @@ impl World {
         paths.map(|path| path.display().to_string()).chain(containers.map(|container| container.name)).collect()
     }
 
-    /// plinth itself, which a reset leaves where it is.
+    /// plinth itself, which a reset knows without a ledger, and leaves where it is.
     fn is_program(&self, path: &Path) -> bool {
-        path == self.layout.binary()
+        [self.layout.binary(), fsx::temporary(&self.layout.binary())].iter().any(|one| one == path)
     }
 
     /// What is there beside what was there before plinth, containers included.
