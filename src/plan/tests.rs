@@ -420,7 +420,6 @@ fn change(from: (&str, &str), to: (&str, &str), harm: impl FnOnce(&mut Observed)
         manifests: &new,
         credentials: Vec::new(),
         etcd_data: "/var/lib/etcd".into(),
-        renew: false,
         before: Some(Before { cluster: &running, manifests: &old, respecified: BTreeSet::new() }),
     };
     compute(&desired, &observed)
