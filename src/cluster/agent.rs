@@ -9,7 +9,7 @@ use super::RBAC;
 pub const AGENTS: &str = "plinth:agents";
 /// Namespace of the Service `kubernetes` and of what the agent may do.
 pub const NAMESPACE: &str = "default";
-/// Name of the Service, of its Endpoints and of its EndpointSlice (kube-apiserver: `kubernetesServiceName`).
+/// Name of the Service, of its Endpoints and of its `EndpointSlice` (kube-apiserver: `kubernetesServiceName`).
 pub const SERVICE: &str = "kubernetes";
 
 /// To read and update the two objects, and nothing else.

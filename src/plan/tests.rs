@@ -414,12 +414,12 @@ fn change(from: (&str, &str), to: (&str, &str), harm: impl FnOnce(&mut Observed)
     harm(&mut observed);
     let (running, wanted) = (cluster(from.0), cluster(to.0));
     let desired = Desired {
+        renew: false,
         cluster: &wanted,
         config: "new\n",
         manifests: &new,
         credentials: Vec::new(),
         etcd_data: "/var/lib/etcd".into(),
-        renew: false,
         before: Some(Before { cluster: &running, manifests: &old, respecified: BTreeSet::new() }),
     };
     compute(&desired, &observed)

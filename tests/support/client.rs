@@ -22,7 +22,7 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// What takes longer has failed.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the API server may take for what is no part of the load.
-const SETUP: Duration = Duration::from_secs(60);
+const SETUP: Duration = Duration::from_mins(1);
 /// Pause before an informer watches again (client-go: 800 ms, here it should meet what happens).
 const AGAIN: Duration = Duration::from_millis(100);
 

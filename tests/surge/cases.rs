@@ -71,7 +71,7 @@ fn rejected(proven: &Container) -> String {
     eventually(LONG, || {
         let (pod, there) = (pod(), containers());
         let why = pod["update"]["rejected"].as_str().ok_or_else(|| format!("not rejected: {pod}"))?;
-        check(there == [proven.id.clone()], || format!("{there:?} are there, not only {}", proven.id))?;
+        check(there == std::slice::from_ref(&proven.id), || format!("{there:?} are there, not only {}", proven.id))?;
         Ok(why.to_owned())
     })
 }
@@ -88,7 +88,7 @@ pub(crate) fn a_good_change_fails_no_request() {
         note(&format!("the new one serves after {:.2} s", begin.elapsed().as_secs_f64()));
         eventually(END, || {
             let there = containers();
-            check(there == [new.id.clone()], || format!("{there:?} are there"))
+            check(there == std::slice::from_ref(&new.id), || format!("{there:?} are there"))
         });
         note(&format!("the old one is gone after {:.2} s", begin.elapsed().as_secs_f64()));
         // Until the new one has looked after the Service itself.
@@ -124,7 +124,7 @@ pub(crate) fn a_bad_change_fails_no_request() {
             }
             let until = Instant::now() + Duration::from_secs(3);
             while Instant::now() < until {
-                assert_eq!(containers(), [proven.id.clone()], "{name}");
+                assert!(containers() == std::slice::from_ref(&proven.id), "{name}");
             }
             assert_eq!(rejected(&proven), why);
         }
