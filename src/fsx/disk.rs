@@ -58,8 +58,10 @@ struct State {
     files: HashMap<Inode, Arc<[u8]>>,
     directories: HashMap<Inode, BTreeMap<OsString, Found>>,
     /// Called after each effect.
-    observer: Option<Box<dyn FnMut(&str, Crash) + Send>>,
+    observer: Option<Observer>,
 }
+
+type Observer = Box<dyn FnMut(&str, Crash) + Send>;
 
 /// A number may be given to another file once the first is gone, but not its birth.
 type Inode = (u64, Option<SystemTime>);
@@ -306,12 +308,6 @@ impl Tree {
     /// Paths of all that is there, below the root.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.0.keys().map(PathBuf::as_path)
-    }
-
-    /// The same without what is at `path`.
-    pub(crate) fn without(mut self, path: &Path) -> Self {
-        self.0.remove(path);
-        self
     }
 
     /// How `other` differs: paths, with what there is.
