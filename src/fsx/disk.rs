@@ -58,8 +58,10 @@ struct State {
     files: HashMap<Inode, Arc<[u8]>>,
     directories: HashMap<Inode, BTreeMap<OsString, Found>>,
     /// Called after each effect.
-    observer: Option<Box<dyn FnMut(&str, Crash) + Send>>,
+    observer: Option<Observer>,
 }
+
+type Observer = Box<dyn FnMut(&str, Crash) + Send>;
 
 /// A number may be given to another file once the first is gone, but not its birth.
 type Inode = (u64, Option<SystemTime>);
