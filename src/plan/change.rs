@@ -163,8 +163,7 @@ pub(super) fn exchange(component: Component, old: &str, new: &str) -> Class {
         Component::Etcd if etcd::change_between(old, new) == Some(etcd::Change::Upgrade) => {
             Class::Irreversible(component)
         }
-        Component::Etcd => Class::ApiGap(component),
-        Component::KubeApiserver => Class::ApiGap(component),
+        Component::Etcd | Component::KubeApiserver => Class::ApiGap(component),
         Component::KubeControllerManager | Component::KubeScheduler => Class::Restart(component),
     }
 }
