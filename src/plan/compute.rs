@@ -316,6 +316,13 @@ fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences
     // On the way back what depends on others goes first, so that nothing is ever older than what uses it.
     if found.changes.iter().filter_map(|change| change.image.as_ref()).any(goes_back) {
         found.manifests.reverse();
+        // Nobody is started before the API server that it relies on is ready, so one that is broken is mended first.
+        let broken = |component| observed.unhealthy.contains_key(&component);
+        found.manifests.sort_by_key(|step| match step {
+            Step::SwapEtcd { .. } | Step::Exchange { component: Component::Etcd, .. } if broken(Component::Etcd) => 0,
+            Step::Exchange { component: api @ Component::KubeApiserver, .. } if broken(*api) => 1,
+            _ => 2,
+        });
     }
 }
 

@@ -508,6 +508,20 @@ fn a_version_goes_up_from_etcd_on_and_down_in_reverse() {
         assert_eq!(plan.steps, expected.into_iter().chain(end.clone()).collect::<Vec<_>>(), "{what}");
         assert_eq!(plan.version.is_some(), from.0 != to.0, "{what}");
     }
+    let broken = |those: &'static [Component]| {
+        let harm = |observed: &mut Observed| {
+            observed.unhealthy.extend(those.iter().map(|component| (*component, "no answer".to_owned())));
+        };
+        change(NEW, OLD, harm).unwrap().steps
+    };
+    let is_of = |step: &Step, component| matches!(step, Step::Exchange { component: one, .. } if *one == component);
+    let down = broken(&[KubeApiserver, KubeControllerManager]);
+    assert!(is_of(&down[0], KubeApiserver) && is_of(&down[1], KubeScheduler), "{down:?}");
+    assert!(matches!(down[3], Step::SwapEtcd { .. }), "{down:?}");
+    let down = broken(&[KubeApiserver, Component::Etcd]);
+    assert!(matches!(down[0], Step::SwapEtcd { .. }) && is_of(&down[1], KubeApiserver), "{down:?}");
+    assert_eq!(broken(&[KubeScheduler])[3], SWAP);
+
     let plan = change(OLD, NEW, |_| {}).unwrap();
     assert_eq!(plan.class(), Class::Irreversible(Component::Etcd));
     let said = plan.version.map(|version| version.to_string());
