@@ -6,6 +6,7 @@
 //! - No two etcds have the data open at once, and nobody starts one while they are copied or exchanged.
 //! - What an etcd has acknowledged is never given up: a copy is put back only where nobody can miss anything.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -471,12 +472,12 @@ pub(super) fn client(manifest: &str, goal: &Goal<'_>) -> Result<Client, ApplyErr
     let identity = "certs/etcd-healthcheck-client";
     let identity = Some(Identity::new(&read(identity, 0)?, &read(identity, 1)?));
     let trust = Trust::Authority { ca: read("certs/etcd-ca", 0)?, identity };
-    Ok(Client::new(client_url(manifest, goal)?, &trust)?)
+    Ok(Client::new(client_url(manifest, goal.cluster.advertise_address)?, &trust)?)
 }
 
 /// Where etcd listens on this host: on loopback, unless its flags say otherwise.
-fn client_url(manifest: &str, goal: &Goal<'_>) -> Result<Url, TargetError> {
-    let loopback = loopback_of(goal.cluster.advertise_address);
+fn client_url(manifest: &str, advertised: IpAddr) -> Result<Url, TargetError> {
+    let loopback = loopback_of(advertised);
     let default = crate::manifests::etcd_client_url(loopback);
     let pod: Option<Pod> = yaml::manifest(manifest.as_bytes()).ok();
     let command = pod.and_then(|pod| pod.spec?.containers.into_iter().next()?.command).unwrap_or_default();
@@ -484,4 +485,61 @@ fn client_url(manifest: &str, goal: &Goal<'_>) -> Result<Url, TargetError> {
     let chosen = urls.split(',').find(|url| *url == default).or_else(|| urls.split(',').next());
     let url = chosen.filter(|url| !url.is_empty()).unwrap_or(&default);
     Url::parse(url).map_err(|_| TargetError::Url { component: Component::Etcd, url: url.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::status::{ContainerSummary, PodSummary};
+
+    #[test]
+    fn the_agent_has_let_go_when_it_neither_runs_one_nor_would() {
+        let etcd = |origin: Option<&str>, states: &[&str]| PodSummary {
+            namespace: "kube-system".to_owned(),
+            name: "etcd-m".to_owned(),
+            origin: origin.map(str::to_owned),
+            containers: states
+                .iter()
+                .map(|state| ContainerSummary { state: (*state).to_owned(), ..ContainerSummary::default() })
+                .collect(),
+            ..PodSummary::default()
+        };
+        for (name, pod, expected) in [
+            ("it has never known one, or forgotten it", None, true),
+            ("the file is there", Some(etcd(Some("/m/etcd.yaml"), &["running"])), false),
+            ("the file is there, and it is in back-off", Some(etcd(Some("/m/etcd.yaml"), &["waiting"])), false),
+            ("the file is gone, and it ends", Some(etcd(None, &["running"])), false),
+            ("the file is gone, and it has ended", Some(etcd(None, &["terminated"])), true),
+        ] {
+            let pods = pod.into_iter().collect();
+            let status = AgentStatus { node_name: "m".to_owned(), pods, ..AgentStatus::default() };
+            assert_eq!(has_let_go(&status), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn etcd_is_asked_where_its_manifest_says() {
+        let manifest = |flag: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: etcd}}\nspec:\n  containers:\n  - name: etcd\n    \
+                 command: [etcd, {flag}]\n"
+            )
+        };
+        for (advertised, flag, expected) in [
+            ("192.0.2.10", "--x=y", "https://127.0.0.1:2379/"),
+            (
+                "192.0.2.10",
+                "\"--listen-client-urls=https://192.0.2.10:2379,https://127.0.0.1:2379\"",
+                "https://127.0.0.1:2379/",
+            ),
+            ("192.0.2.10", "--listen-client-urls=https://192.0.2.10:3379", "https://192.0.2.10:3379/"),
+            ("2001:db8::1", "--x=y", "https://[::1]:2379/"),
+        ] {
+            let url = client_url(&manifest(flag), advertised.parse().unwrap()).unwrap();
+            assert_eq!(url.as_str(), expected, "{advertised} {flag}");
+        }
+        assert!(client_url(&manifest("--listen-client-urls=nowhere"), "192.0.2.10".parse().unwrap()).is_err());
+        let unreadable = client_url("no manifest", "192.0.2.10".parse().unwrap()).unwrap();
+        assert_eq!(unreadable.as_str(), "https://127.0.0.1:2379/");
+    }
 }
