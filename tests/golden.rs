@@ -90,6 +90,8 @@ fn manifests_mean_what_kubeadm_writes() {
             Component::KubeApiserver => (None, Some("etcd")),
             Component::KubeControllerManager | Component::KubeScheduler => (Some("kube-apiserver"), None),
         };
+        let asks = ["kube-controller-manager", "kube-scheduler"].contains(&component.name());
+        assert_eq!(annotations.remove("plinth.dev/api-server").is_some(), asks, "{case}/{component}");
         let surge = (component == Component::KubeApiserver).then_some("surge");
         assert_eq!(annotations.remove("plinth.dev/update").as_deref(), surge, "{case}/{component}");
         assert_eq!(annotations.remove("plinth.dev/after").as_deref(), after, "{case}/{component}");

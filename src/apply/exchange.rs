@@ -118,6 +118,16 @@ pub(super) async fn put_back<R: Runtime>(
     }
 }
 
+/// Puts the old manifest back, if there is one, and waits for nothing. Returns whose it is.
+pub(super) fn write_back<R>(
+    Exchanged { component, old }: &Exchanged,
+    host: &Host<'_, R>,
+) -> Result<Option<Component>, ApplyError> {
+    let Some(old) = old else { return Ok(None) };
+    fsx::write_if_changed(&plan::manifest_path(host.layout, *component), old.as_bytes(), MANIFEST_MODE)?;
+    Ok(Some(*component))
+}
+
 /// The phase to show: `control-plane` of `control-plane/scheduler`.
 fn group(component: Component) -> &'static str {
     let phase = plan::manifest_phase(component);

@@ -345,15 +345,21 @@ async fn put_back<R: Runtime>(
     if plan.version.is_some() || plan.address.is_none() {
         exchanged.reverse();
     }
-    if let Some(gone) = plan.address.map(|change| change.from.ip()).filter(|address| !is_here(*address)) {
+    let gone = plan.address.map(|change| change.from.ip()).filter(|address| !is_here(*address));
+    if let Some(gone) = gone {
         host.printer.warning(&format!("what ran before is put back, and cannot serve: {gone} is not on this host"));
     }
     let mut back = Vec::new();
     for one in &exchanged {
-        match one {
-            Exchange::Pod(one) => back.extend(exchange::put_back(one, goal, host).await?),
-            Exchange::Etcd(one) => back.extend(etcd_swap::undo(one, goal, host).await?),
-            Exchange::Credentials(_) => {}
+        match (one, gone) {
+            // Nothing is to be waited for.
+            (Exchange::Pod(one), Some(gone)) => {
+                let why = format!("{gone} is not on this host");
+                back.extend(exchange::write_back(one, host)?.map(|component| (component, Some(why))));
+            }
+            (Exchange::Pod(one), None) => back.extend(exchange::put_back(one, goal, host).await?),
+            (Exchange::Etcd(one), _) => back.extend(etcd_swap::undo(one, goal, host).await?),
+            (Exchange::Credentials(_), _) => {}
         }
         if matches!(back.last(), Some((Component::Etcd, None))) {
             peer::record(goal, host, ledger).await?;

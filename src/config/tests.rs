@@ -600,6 +600,45 @@ fn a_version_is_kept_where_it_was_named_and_lowered_only_by_name() {
 }
 
 #[test]
+fn an_address_is_kept_while_it_is_on_the_host_and_named_ones_are_taken() {
+    // The host's default route is at 192.0.2.10.
+    let file = |address: &str| format!("apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\n{address}");
+    let named = |address: &str| file(&format!("localAPIEndpoint: {{advertiseAddress: {address}}}\n"));
+    let flag = |address: &str| Overrides { apiserver_advertise_address: Some(address.into()), ..Overrides::default() };
+    let none = Overrides::default();
+    let (silent, elsewhere) = (file(""), named("203.0.113.9"));
+    for (what, running, file, flags, expected, warns) in [
+        ("it stays", "127.0.0.1", None, &none, "192.0.2.10", false),
+        ("a second one of this host stays", "198.51.100.7", None, &none, "198.51.100.7", false),
+        ("also where a file names none", "198.51.100.7", Some(&silent), &none, "198.51.100.7", false),
+        ("one that is gone gives way", "203.0.113.1", None, &none, "192.0.2.10", true),
+        ("also where a file names none", "203.0.113.1", Some(&silent), &none, "192.0.2.10", true),
+        ("a flag", "198.51.100.7", None, &flag("192.0.2.10"), "192.0.2.10", false),
+        (
+            "a flag that names one elsewhere is for preflight",
+            "198.51.100.7",
+            None,
+            &flag("203.0.113.9"),
+            "203.0.113.9",
+            false,
+        ),
+        ("a file", "203.0.113.1", Some(&elsewhere), &none, "203.0.113.9", false),
+    ] {
+        let running = named(running).replace("127.0.0.1", "192.0.2.10");
+        let config = ConfigFile { name: "stored", text: &running };
+        let mut host = host();
+        host.interfaces[0].addresses.push("198.51.100.7".parse().unwrap());
+        let running = Running { config, version_pinned: false };
+        let file = file.map(|text| ConfigFile { name: "c.yaml", text });
+        let loaded = load_over(file, Some(&running), flags, &host).unwrap();
+        assert_eq!(loaded.cluster.advertise_address.to_string(), expected, "{what}");
+        let told =
+            loaded.warnings.iter().any(|line| line.contains("203.0.113.1 is no longer on this host; 192.0.2.10"));
+        assert_eq!(told, warns, "{what}: {:?}", loaded.warnings);
+    }
+}
+
+#[test]
 fn what_a_live_cluster_cannot_change_is_refused_all_of_it_by_name() {
     let running = cluster_text("clusterName: kubernetes\n");
     let flags = Overrides {
