@@ -7,6 +7,7 @@
 //! - What an etcd has acknowledged is never given up: a copy is put back only where nobody can miss anything.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -217,13 +218,20 @@ impl<'a, R: Runtime> Run<'a, R> {
         }
         let directory = self.host.layout.snapshots();
         fsx::create_directories(&directory, 0o700)?;
+        let present = || -> Result<Vec<_>, FsError> {
+            let entries = std::fs::read_dir(&directory).map_err(FsError::of("read directory", &directory))?;
+            Ok(entries.flatten().map(|entry| entry.path()).collect())
+        };
+        let is_whole = |path: &Path| path.extension().is_some_and(|extension| extension == "db");
+        // What was being taken when plinth was killed.
+        for path in present()?.iter().filter(|path| !is_whole(path)) {
+            fsx::remove_file(path)?;
+        }
         let path = directory.join(format!("etcd-{}.db", self.swap.id));
         let snapshot = self.client.snapshot(&path, &mut |_, _| {}).await?;
         self.phase.update(&format!("snapshot of revision {}: `{}`", snapshot.revision, path.display()));
-        let entries = std::fs::read_dir(&directory).map_err(FsError::of("read directory", &directory))?;
         // Their names are their times.
-        let mut kept: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-        kept.retain(|path| path.extension().is_some_and(|extension| extension == "db"));
+        let mut kept = present()?;
         kept.sort();
         for path in kept.iter().rev().skip(SNAPSHOTS) {
             fsx::remove_file(path)?;

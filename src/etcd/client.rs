@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::bolt::{self, BoltError};
 use super::series::Series;
-use crate::fsx::{self, FsError};
+use crate::fsx::{self, FsError, effect};
 use crate::health::{Trust, Unhealthy, client, explain};
 
 /// How long one answer may take. etcd itself gives a request up to 7 s (`ReqTimeout` with its default election time-out).
@@ -316,7 +316,7 @@ impl Client {
         fsx::remove_file(path)?;
         let mut options = tokio::fs::OpenOptions::new();
         let file = options.write(true).create_new(true).mode(0o600).open(path).await;
-        let mut file = file.map_err(FsError::of("create", path))?;
+        let mut file = effect::change(path, || file).map_err(FsError::of("create", path))?;
         let request = self.http.post(self.at("/v3/maintenance/snapshot")).timeout(SNAPSHOT).json(&json!({}));
         let mut answer = request.send().await.map_err(|error| broken(explain(&error)))?;
         let mut sum = Sum::new();
@@ -339,7 +339,8 @@ impl Client {
             return Err(broken(Unhealthy::Broken("it ended within a line".into())));
         }
         let bytes = sum.verify()?;
-        file.sync_all().await.map_err(FsError::of("sync", path))?;
+        let synced = file.sync_all().await;
+        effect::sync(path, || synced).map_err(FsError::of("sync", path))?;
         Ok(bytes)
     }
 

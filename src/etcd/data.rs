@@ -33,7 +33,7 @@ use super::bolt::{self, Contents};
 use super::put_back::{PutBack, Served, may_put_back};
 use super::series::Series;
 use super::wal::{self, Content, Record};
-use crate::fsx::{self, FsError};
+use crate::fsx::{self, FsError, effect};
 
 /// Space that is left to the new etcd beside the copy, in bytes: it allocates two log files of 64 MB each in advance,
 /// and its database grows.
@@ -340,7 +340,8 @@ impl DataDir {
     }
 
     fn exchange(&self, one: &Path, other: &Path) -> Result<()> {
-        rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, RenameFlags::EXCHANGE)
+        let here = rustix::fs::CWD;
+        effect::change(one, || rustix::fs::renameat_with(here, one, here, other, RenameFlags::EXCHANGE))
             .map_err(|error| DataError::CannotExchange { path: self.path.clone(), source: error.into() })?;
         self.sync_names()
     }
@@ -392,7 +393,7 @@ fn copy_directory(from: &Path, to: &Path, copied: &mut Copied, progress: &mut dy
     if !meta.is_dir() {
         return Err(DataError::Foreign(from.to_path_buf()));
     }
-    fs::DirBuilder::new().mode(0o700).create(to).map_err(FsError::of("create directory", to))?;
+    effect::change(to, || fs::DirBuilder::new().mode(0o700).create(to)).map_err(FsError::of("create directory", to))?;
     let mut names: Vec<_> = fs::read_dir(from)
         .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.file_name())).collect())
         .map_err(FsError::of("read directory", from))?;
@@ -414,25 +415,29 @@ fn copy_directory(from: &Path, to: &Path, copied: &mut Copied, progress: &mut dy
 
 fn keep_owner_and_mode(meta: &fs::Metadata, to: &Path) -> Result<()> {
     std::os::unix::fs::chown(to, Some(meta.uid()), Some(meta.gid())).map_err(FsError::of("set the owner of", to))?;
-    Ok(fs::set_permissions(to, meta.permissions()).map_err(FsError::of("set the mode of", to))?)
+    let set = effect::change(to, || fs::set_permissions(to, meta.permissions()));
+    Ok(set.map_err(FsError::of("set the mode of", to))?)
 }
 
 fn copy_file(from: &Path, to: &Path, copied: &mut Copied, progress: &mut dyn FnMut(u64)) -> Result<()> {
     let mut source = File::open(from).map_err(FsError::of("open", from))?;
     let meta = source.metadata().map_err(FsError::of("stat", from))?;
-    let mut target =
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(FsError::of("create", to))?;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let mut target = effect::change(to, || options.open(to)).map_err(FsError::of("create", to))?;
     if share_blocks(&source, &target).map_err(FsError::of("share the blocks of", from))? {
         copied.shared += meta.blocks() * 512;
     } else {
-        copy_data(&mut source, &mut target, meta.len(), &mut |bytes| {
-            copied.bytes += bytes;
-            progress(copied.bytes);
+        effect::change(to, || {
+            copy_data(&mut source, &mut target, meta.len(), &mut |bytes| {
+                copied.bytes += bytes;
+                progress(copied.bytes);
+            })
         })
         .map_err(FsError::of("copy", from))?;
     }
     keep_owner_and_mode(&meta, to)?;
-    Ok(target.sync_all().map_err(FsError::of("sync", to))?)
+    Ok(effect::sync(to, || target.sync_all()).map_err(FsError::of("sync", to))?)
 }
 
 /// `false` where the file system cannot.

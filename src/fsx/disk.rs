@@ -103,7 +103,7 @@ impl Disk {
     pub(crate) fn watch(root: &Path) -> Self {
         let state = State { root: root.to_owned(), files: HashMap::new(), directories: HashMap::new(), observer: None };
         let disk = Self(Arc::new(Mutex::new(state)));
-        disk.settle(root);
+        disk.state().settle(root);
         WATCHED.lock().unwrap_or_else(PoisonError::into_inner).push((root.to_owned(), disk.clone()));
         COUNT.fetch_add(1, Ordering::Relaxed);
         disk
@@ -125,9 +125,11 @@ impl Disk {
         self.state().observer = None;
     }
 
-    /// Somebody else has made everything below `path` durable.
-    pub(crate) fn settle(&self, path: &Path) {
-        self.state().settle(path);
+    /// Somebody else changes something below `path`, and makes it durable. It is no effect of ours.
+    pub(crate) fn by_others(&self, path: &Path, act: impl FnOnce()) {
+        let mut state = self.state();
+        act();
+        state.settle(path);
     }
 
     /// Something has happened beside the disk: calls the observer.

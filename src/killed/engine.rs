@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
+use super::etcd::{Etcd, Store};
 use crate::fsx::disk::Disk;
 use crate::runtime::fake::FakeRuntime;
 use crate::runtime::{
@@ -30,7 +31,7 @@ use crate::runtime::{
 pub(super) struct Engine {
     pub(super) fake: FakeRuntime,
     disk: Disk,
-    servers: Arc<Mutex<BTreeMap<String, Server>>>,
+    servers: Arc<Mutex<BTreeMap<String, Vec<Server>>>>,
 }
 
 impl Engine {
@@ -60,21 +61,21 @@ impl Engine {
         let mut servers = self.servers();
         let containers = self.fake.containers();
         let runs = |id: &str| containers.iter().any(|c| c.id == id && matches!(c.state, State::Running { .. }));
-        servers.retain(|_, server| runs(&server.container));
+        servers.retain(|_, servers| servers.iter().all(|server| runs(&server.container)));
         for container in containers.iter().filter(|container| runs(&container.id)) {
             let name = container.labels.get(labels::CONTAINER_NAME).cloned().unwrap_or_default();
             if servers.contains_key(&name) {
                 continue;
             }
             let Some(spec) = self.fake.spec(&container.id) else { continue };
-            match Server::of(&name, container, &Flags::of(&spec), &self.disk) {
-                Some(server) => _ = servers.insert(name, server),
+            match Server::of(&name, container, &spec, &self.disk) {
+                Some(listening) => _ = servers.insert(name, listening),
                 None => self.fake.kill(&container.id, 1),
             }
         }
     }
 
-    fn servers(&self) -> MutexGuard<'_, BTreeMap<String, Server>> {
+    fn servers(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Server>>> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -167,30 +168,15 @@ impl Flags {
     }
 }
 
-/// What etcd keeps, by the API server's paths.
+/// What a component says.
 #[derive(Clone)]
-pub(super) struct Store {
-    path: PathBuf,
-    disk: Disk,
-}
-
-impl Store {
-    /// That in etcd's data directory.
-    pub(super) fn of(data: &Path, disk: &Disk) -> Self {
-        Self { path: data.join("member/store"), disk: disk.clone() }
-    }
-
-    pub(super) fn read(&self) -> BTreeMap<String, Value> {
-        fs::read(&self.path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
-    }
-
-    /// Durable when it returns, as etcd's writes are.
-    pub(super) fn write(&self, objects: &BTreeMap<String, Value>) {
-        let member = self.path.parent().unwrap();
-        fs::create_dir_all(member).unwrap();
-        fs::write(&self.path, serde_json::to_vec(objects).unwrap()).unwrap();
-        self.disk.settle(member.parent().unwrap());
-    }
+enum Voice {
+    /// That it is well.
+    Health,
+    /// Objects, while there is an etcd.
+    Objects(Store),
+    /// What etcd's gateway does.
+    Etcd(Weak<Etcd>),
 }
 
 /// A component at work.
@@ -199,32 +185,46 @@ struct Server {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    /// It ends with its server, and not with those it still talks to.
+    etcd: Option<Arc<Etcd>>,
 }
 
 impl Server {
-    /// `None` where the component would exit.
-    fn of(name: &str, container: &Container, flags: &Flags, disk: &Disk) -> Option<Self> {
+    /// Where the component listens; `None` where it would exit.
+    fn of(name: &str, container: &Container, spec: &ContainerSpec, disk: &Disk) -> Option<Vec<Self>> {
+        let flags = Flags::of(spec);
+        let pair = |certificate: &str, key: &str| {
+            let files = [certificate, key].map(|flag| fs::read(flags.get(flag)).ok());
+            let [Some(certificate), Some(key)] = files else { return None };
+            config(&certificate, &key)
+        };
         let at = |host: &str, port: &str| format!("{host}:{port}").parse::<SocketAddr>().ok();
-        let (address, tls, store) = match name {
+        let start = |address, tls, voice| Self::start(container.id.clone(), address, tls, voice);
+        Some(match name {
             "etcd" => {
-                let store = Store::of(Path::new(flags.get("data-dir")), disk);
-                store.write(&store.read());
-                (flags.get("listen-metrics-urls").strip_prefix("http://")?.parse().ok()?, None, None)
+                let tls = pair("cert-file", "key-file")?;
+                let gateway = flags.get("listen-client-urls").strip_prefix("https://")?.parse().ok()?;
+                let health = flags.get("listen-metrics-urls").strip_prefix("http://")?.parse().ok()?;
+                let etcd = Arc::new(Etcd::start(Path::new(flags.get("data-dir")), &spec.image, disk)?);
+                let voice = Voice::Etcd(Arc::downgrade(&etcd));
+                let mut servers = vec![start(gateway, Some(tls), voice.clone()), start(health, None, voice)];
+                servers[0].etcd = Some(etcd);
+                servers
             }
             "kube-apiserver" => {
-                let files = ["tls-cert-file", "tls-private-key-file"].map(|flag| fs::read(flags.get(flag)).ok());
-                let [Some(certificate), Some(key)] = files else { return None };
+                let tls = pair("tls-cert-file", "tls-private-key-file")?;
                 let etcd = Path::new(flags.get("tls-cert-file")).ancestors().nth(4)?.join("var/lib/etcd");
                 let address = at(flags.get("advertise-address"), flags.get("secure-port"))?;
-                (address, Some(config(&certificate, &key)?), Some(Store::of(&etcd, disk)))
+                vec![start(address, Some(tls), Voice::Objects(Store::of(&etcd, disk)))]
             }
-            "kube-controller-manager" => (at(flags.get("bind-address"), "10257")?, Some(OWN.clone()), None),
-            _ => (at(flags.get("bind-address"), "10259")?, Some(OWN.clone()), None),
-        };
-        Some(Self::start(container.id.clone(), address, tls, store))
+            "kube-controller-manager" => {
+                vec![start(at(flags.get("bind-address"), "10257")?, Some(OWN.clone()), Voice::Health)]
+            }
+            _ => vec![start(at(flags.get("bind-address"), "10259")?, Some(OWN.clone()), Voice::Health)],
+        })
     }
 
-    fn start(container: String, address: SocketAddr, tls: Option<Arc<ServerConfig>>, store: Option<Store>) -> Self {
+    fn start(container: String, address: SocketAddr, tls: Option<Arc<ServerConfig>>, voice: Voice) -> Self {
         let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
         let stop = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&stop);
@@ -233,17 +233,17 @@ impl Server {
                 if ended.load(Ordering::SeqCst) {
                     return;
                 }
-                let (tls, store, ended) = (tls.clone(), store.clone(), Arc::clone(&ended));
+                let (tls, voice, ended) = (tls.clone(), voice.clone(), Arc::clone(&ended));
                 thread::spawn(move || match tls {
-                    None => serve(stream, store.as_ref(), &ended),
+                    None => serve(stream, &voice, &ended),
                     Some(config) => {
                         let session = ServerConnection::new(config).unwrap();
-                        serve(StreamOwned::new(session, stream), store.as_ref(), &ended);
+                        serve(StreamOwned::new(session, stream), &voice, &ended);
                     }
                 });
             }
         });
-        Self { container, address, stop, thread: Some(thread) }
+        Self { container, address, stop, thread: Some(thread), etcd: None }
     }
 }
 
@@ -272,15 +272,20 @@ fn config(certificate: &[u8], key: &[u8]) -> Option<Arc<ServerConfig>> {
 }
 
 /// Answers until the peer goes away or the container ends.
-fn serve(stream: impl Read + Write, store: Option<&Store>, ended: &AtomicBool) {
+fn serve(stream: impl Read + Write, voice: &Voice, ended: &AtomicBool) {
     let mut stream = BufReader::new(stream);
     while let Some((method, path, body)) = request(&mut stream) {
         if ended.load(Ordering::SeqCst) {
             return;
         }
-        let (status, body) = match store {
-            Some(store) if path.starts_with("/api") => object(store, &method, &path, &body),
-            _ => ("200 OK", "ok".to_owned()),
+        let (status, body) = match voice {
+            Voice::Objects(store) if !store.is_served() => ("500 Internal Server Error", "no etcd".to_owned()),
+            Voice::Objects(store) if path.starts_with("/api") => object(store, &method, &path, &body),
+            Voice::Etcd(etcd) => {
+                let Some(etcd) = etcd.upgrade() else { return };
+                ("200 OK", etcd.answer(&path, &body))
+            }
+            Voice::Objects(_) | Voice::Health => ("200 OK", "ok".to_owned()),
         };
         let kind = if body.starts_with('{') { "application/json" } else { "text/plain" };
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", body.len());

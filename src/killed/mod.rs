@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout)] // the counts
 
 mod engine;
+mod etcd;
 mod world;
 
 use std::collections::{BTreeMap, HashSet};
@@ -17,6 +18,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+
+use crate::config;
+use crate::manifests;
+use crate::plan::generation;
+use crate::release::Component;
 use world::{End, Point, World};
 
 /// How many hosts share the work.
@@ -28,8 +34,9 @@ const EVERY_END: &str = "PLINTH_EVERY_END";
 /// How long a command may take.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// Something that a client of the API server was told is kept.
-const ACKNOWLEDGED: &str = "/api/v1/namespaces/default/configmaps/acknowledged";
+/// Something that a client of the API server was told is kept, before the operation and after its end.
+const ACKNOWLEDGED: [&str; 2] =
+    ["/api/v1/namespaces/default/configmaps/before", "/api/v1/namespaces/default/configmaps/after"];
 
 type Verdict = Result<(), String>;
 
@@ -37,16 +44,24 @@ type Verdict = Result<(), String>;
 enum Operation {
     FirstInit,
     FlagChange,
+    Upgrade,
     Reset,
 }
 
 impl Operation {
+    /// What the host is configured for, before and after.
+    fn goals(self) -> [&'static str; 2] {
+        match self {
+            Self::FirstInit => ["2", "2"],
+            Self::FlagChange | Self::Reset => ["2", "3"],
+            Self::Upgrade => ["v1.36.3", "v1.37.1"],
+        }
+    }
+
     async fn prepare(self, world: &World) -> Verdict {
         if self != Self::FirstInit {
-            init(world, "2").await?;
-            let mut objects = world.store().read();
-            objects.insert(ACKNOWLEDGED.to_owned(), json!({}));
-            world.store().write(&objects);
+            self.init(world, self.goals()[0]).await?;
+            write(world, ACKNOWLEDGED[0]);
         }
         Ok(())
     }
@@ -61,9 +76,8 @@ impl Operation {
 
     async fn perform(self, world: &World) -> Verdict {
         match self {
-            Self::FirstInit => init(world, "2").await.map(drop),
-            Self::FlagChange => init(world, "3").await.map(drop),
             Self::Reset => reset(world).await,
+            _ => self.init(world, self.goals()[1]).await.map(drop),
         }
     }
 
@@ -79,39 +93,60 @@ impl Operation {
     }
 
     async fn is_finished_or_undone(self, world: &World, end: End) -> Verdict {
-        let before = world.ledger().committed.map(|(generation, _)| generation);
+        let served = world.store().is_served() && self != Self::FirstInit;
+        if served {
+            write(world, ACKNOWLEDGED[1]);
+        }
+        let [old, new] = self.goals();
         // Half of the ends of a change are followed by an `init` that asks for nothing new.
-        let finished = self == Self::FirstInit || matches!(end, End::Command | End::UnsyncedLost | End::StateKept);
-        let verbosity = match (self, finished, before) {
-            (Self::FirstInit, ..) | (_, false, Some(1)) => "2",
-            _ => "3",
-        };
-        init(world, verbosity).await?;
-        let committed = world.ledger().committed.map(|(generation, _)| generation);
-        let expected = if verbosity == "3" { Some(2) } else { Some(1) };
-        equal(&committed, &expected, "the generation")?;
-        let manifest = std::fs::read_to_string(world.layout.manifests().join("kube-scheduler.yaml"));
-        let flag = format!("--v={verbosity}");
-        equal(&manifest.unwrap_or_default().contains(&flag), &true, "the flag is in the manifest")?;
+        let again = matches!(end, End::Command | End::UnsyncedLost | End::StateKept);
+        let goal = if again { new } else { self.running(world)?.unwrap_or(new) };
+        self.init(world, goal).await?;
+        equal(&self.running(world)?, &Some(goal), "what is committed")?;
+        if self == Self::FlagChange {
+            let committed = world.ledger().committed.map(|(generation, _)| generation);
+            equal(&committed, &Some(if goal == old { 1 } else { 2 }), "the generation")?;
+        }
+        let cluster = world.cluster(goal);
+        for component in Component::ALL {
+            let manifest = std::fs::read_to_string(world.layout.manifests().join(format!("{component}.yaml")));
+            let rendered = manifests::render(&cluster, component, &world.layout).map(|manifest| manifest.yaml);
+            equal(&manifest.unwrap_or_default(), &rendered.unwrap(), "the manifest")?;
+        }
         equal(
             &world.running(),
             &["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"].map(str::to_owned).to_vec(),
             "what runs",
         )?;
         nothing(&world.leaked(), "what the ledger does not know in the end")?;
-        if self == Self::FlagChange {
-            equal(&world.store().read().contains_key(ACKNOWLEDGED), &true, "an acknowledged write is there")?;
-        }
-        equal(&init(world, verbosity).await?, &false, "a further init has something to do")
+        nothing(&world.unfinished(), "what should not have stayed")?;
+        let kept = world.store().read();
+        let mut expected = ACKNOWLEDGED.iter().take(usize::from(self != Self::FirstInit) + usize::from(served));
+        equal(&expected.all(|path| kept.contains_key(*path)), &true, "acknowledged writes are there")?;
+        equal(&self.init(world, goal).await?, &false, "a further init has something to do")
+    }
+
+    /// The goal that was reached last.
+    fn running(self, world: &World) -> Result<Option<&'static str>, String> {
+        let committed = generation::committed(&world.layout, &world.ledger()).map_err(|error| format!("{error:?}"))?;
+        let Some(committed) = committed else { return Ok(None) };
+        let found = self.goals().into_iter().find(|goal| config::to_wire_yaml(&world.cluster(goal)) == committed.config);
+        found.map(Some).ok_or_else(|| format!("nobody has asked for {}", committed.config))
+    }
+
+    /// Whether there was something to do.
+    async fn init(self, world: &World, goal: &str) -> Result<bool, String> {
+        let running = self.running(world)?.map(|goal| world.cluster(goal));
+        let cluster = world.cluster(goal);
+        let done = tokio::time::timeout(LIMIT, world.init(&cluster, running.as_ref())).await;
+        done.map_err(|_| "init takes too long".to_owned())?.map_err(|error| format!("init: {error}: {error:?}"))
     }
 }
 
-async fn init(world: &World, verbosity: &str) -> Result<bool, String> {
-    let running = world.ledger().committed.map(|(generation, _)| if generation == 1 { "2" } else { "3" });
-    let running = running.map(|verbosity| world.cluster(verbosity));
-    let cluster = world.cluster(verbosity);
-    let done = tokio::time::timeout(LIMIT, world.init(&cluster, running.as_ref())).await;
-    done.map_err(|_| "init takes too long".to_owned())?.map_err(|error| format!("init: {error}: {error:?}"))
+fn write(world: &World, path: &str) {
+    let mut objects = world.store().read();
+    objects.insert(path.to_owned(), json!({}));
+    world.store().write(&objects);
 }
 
 async fn reset(world: &World) -> Verdict {
@@ -200,6 +235,11 @@ fn a_first_init_that_ends_anywhere_is_finished_by_the_next() {
 #[test]
 fn a_change_that_ends_anywhere_is_finished_or_undone_by_the_next() {
     every_end_at_every_point(Operation::FlagChange);
+}
+
+#[test]
+fn an_upgrade_that_ends_anywhere_is_finished_or_undone_by_the_next() {
+    every_end_at_every_point(Operation::Upgrade);
 }
 
 #[test]

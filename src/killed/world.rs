@@ -11,7 +11,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::engine::{Engine, Store};
+use super::engine::Engine;
+use super::etcd::Store;
 use crate::agent::{self, Options};
 use crate::apply::{Host, Launch};
 use crate::clock::Clock;
@@ -119,21 +120,30 @@ impl World {
         let agent = Agent::new(layout.clone(), engine.clone());
         in_process::set(root.path(), Some(agent.clone()));
         let world = Self { root, layout, address, disk, engine, agent, foreign };
-        for component in Component::ALL {
-            world.engine.fake.add_image(&world.cluster("2").image(component));
+        for cluster in ["2", "v1.36.3"].map(|goal| world.cluster(goal)) {
+            for component in Component::ALL {
+                world.engine.fake.add_image(&cluster.image(component));
+            }
         }
         world
     }
 
-    /// A configuration that says how verbose the scheduler is.
-    pub(super) fn cluster(&self, verbosity: &str) -> Cluster {
+    /// A configuration that says which version it is, or how verbose the scheduler is.
+    pub(super) fn cluster(&self, goal: &str) -> Cluster {
         let mut cluster = Cluster::example();
+        let verbosity = if goal.starts_with('v') {
+            cluster.version = goal.parse().unwrap();
+            "2"
+        } else {
+            goal
+        };
         let address = self.address.to_string();
         let bind = ("bind-address".to_owned(), address.clone());
         cluster.advertise_address = self.address.into();
         cluster.controller_manager.extra_args = vec![bind.clone()];
         cluster.scheduler.extra_args = vec![bind, ("v".to_owned(), verbosity.to_owned())];
-        cluster.etcd.options.extra_args = vec![("listen-metrics-urls".to_owned(), format!("http://{address}:2381"))];
+        let urls = [("listen-metrics-urls", format!("http://{address}:2381")), ("listen-client-urls", format!("https://{address}:2379"))];
+        cluster.etcd.options.extra_args = urls.map(|(name, url)| (name.to_owned(), url)).to_vec();
         cluster.timeouts.control_plane_component_health_check = Duration::from_secs(20);
         cluster.timeouts.kubernetes_api_call = Duration::from_secs(10);
         cluster
@@ -260,6 +270,20 @@ impl World {
         let containers = self.engine.fake.containers().into_iter();
         let containers = containers.filter(|container| container.labels.get(labels::AGENT) != agent.as_ref());
         paths.map(|path| path.display().to_string()).chain(containers.map(|container| container.name)).collect()
+    }
+
+    /// What there may be only while an operation is under way: another etcd's data, parts of files.
+    pub(super) fn unfinished(&self) -> Vec<String> {
+        let data = self.layout.below_root(&self.cluster("2").etcd.data_dir);
+        let tree = Tree::of(self.root.path());
+        let paths = tree.paths().map(|path| self.root.path().join(path));
+        let found = paths.filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            path.starts_with(self.layout.etcd_swap())
+                || (path.parent() == Some(&data) && name != "member")
+                || name.contains("plinth-copy")
+        });
+        found.map(|path| path.display().to_string()).collect()
     }
 
     /// What is there beside what was there before plinth, containers included.

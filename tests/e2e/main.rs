@@ -15,11 +15,15 @@
 
 mod address;
 mod build;
+#[path = "../support/client.rs"]
+#[allow(dead_code, unreachable_pub)] // another test crate uses the rest of it
+mod client;
 mod command;
 mod configuration;
 mod engine;
 mod foreground;
 mod host;
+mod killed;
 mod lifecycle;
 mod machine;
 mod reboot;
@@ -51,8 +55,26 @@ fn output_and_exit_codes() {
 
 #[test]
 #[ignore = "end to end"]
-fn killed_at_any_instant() {
-    sandbox::run("killed_at_any_instant", Machine::Shared, unfinished::killed_at_any_instant_the_next_one_finishes);
+fn killed_init_and_reset() {
+    sandbox::run("killed_init_and_reset", Machine::Shared, killed::first_init_and_reset);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn killed_change() {
+    sandbox::run("killed_change", Machine::Shared, killed::a_change);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn killed_upgrade() {
+    sandbox::run("killed_upgrade", Machine::Shared, killed::an_upgrade);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn killed_upgrade_too() {
+    sandbox::run("killed_upgrade_too", Machine::Shared, killed::an_upgrade_too);
 }
 
 #[test]
@@ -113,16 +135,6 @@ fn rerun_repairs_drift() {
 #[ignore = "end to end"]
 fn rerun_by_plan() {
     sandbox::run("rerun_by_plan", Machine::Shared, rerun::a_plan_is_performed_as_it_was_shown);
-}
-
-#[test]
-#[ignore = "end to end"]
-fn rerun_killed_at_any_instant() {
-    sandbox::run(
-        "rerun_killed_at_any_instant",
-        Machine::Shared,
-        rerun::a_change_killed_at_any_instant_is_finished_or_undone,
-    );
 }
 
 #[test]

@@ -1,9 +1,6 @@
 //! `init` on a host that has a control plane: changes, drift, plans.
 
 use std::collections::BTreeMap;
-use std::process::Command;
-use std::thread;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -11,7 +8,7 @@ use nix::unistd::Pid;
 use crate::command::{Ended, start};
 use crate::configuration::served_by_default_port;
 use crate::host::{
-    COMPONENTS, Container, LONG, SOON, Tree, agent_pid, all_running, check, container_ids, docker, eventually, healthy,
+    Container, LONG, SOON, Tree, agent_pid, all_running, check, container_ids, docker, eventually, healthy,
     kubectl, plinth, plinth_command, running, shell, sigkill,
 };
 use crate::sandbox::note;
@@ -19,7 +16,7 @@ use crate::sandbox::note;
 const SCHEDULER: &str = "/etc/kubernetes/manifests/kube-scheduler.yaml";
 
 /// A file with this text after the header of a `ClusterConfiguration`.
-fn file(name: &str, fields: &str) -> String {
+pub(crate) fn file(name: &str, fields: &str) -> String {
     let path = format!("{}/{name}.yaml", std::env::var("PLINTH_SANDBOX_DIR").unwrap());
     let text = format!("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\n{fields}");
     std::fs::write(&path, text).unwrap();
@@ -27,7 +24,7 @@ fn file(name: &str, fields: &str) -> String {
 }
 
 /// A component with one more flag.
-fn flag(component: &str, name: &str, value: &str) -> String {
+pub(crate) fn flag(component: &str, name: &str, value: &str) -> String {
     format!("{component}:\n  extraArgs: [{{name: {name}, value: \"{value}\"}}]\n")
 }
 
@@ -40,7 +37,7 @@ fn generation() -> u64 {
 }
 
 #[track_caller]
-fn nothing_to_do(arguments: &str) {
+pub(crate) fn nothing_to_do(arguments: &str) {
     // A component that is slow to answer on a busy computer is a difference, for that moment.
     eventually(SOON, || {
         let plan = plinth(&format!("plan --detailed-exitcode {arguments}"));
@@ -312,35 +309,4 @@ fn refused(path: &str, what: &str) -> Ended {
     assert!(refused.stderr.contains(what), "{what} is missing: {refused}");
     assert_eq!((container_ids(), Tree::of("/etc/kubernetes")), before);
     refused
-}
-
-pub(crate) fn a_change_killed_at_any_instant_is_finished_or_undone() {
-    plinth("init").ok();
-    for (index, instant) in [100, 250, 400, 600, 900, 1300].into_iter().enumerate() {
-        let config = file("killed", &flag("scheduler", "v", &(index % 3 + 2).to_string()));
-        let before = (generation(), all_running(SOON));
-        let mut change = start(Command::new(crate::host::binary()).args(["init", "--config", &config]));
-        thread::sleep(Duration::from_millis(instant));
-        // Not after its end: somebody else may have its pid by then.
-        if change.child.try_wait().unwrap().is_none() {
-            kill(Pid::from_raw(i32::try_from(change.child.id()).unwrap()), Signal::SIGKILL).unwrap();
-        }
-        change.end(SOON);
-        // Every other time nobody asks for it again, and what was there comes back.
-        let again = if index % 2 == 0 { format!("init --config {config}") } else { "init".to_owned() };
-        plinth(&again).ok();
-        healthy(LONG);
-        let after = all_running(SOON);
-        for component in COMPONENTS.into_iter().filter(|component| *component != "kube-scheduler") {
-            assert_eq!(after[component], before.1[component], "{instant} ms");
-        }
-        eventually(SOON, || {
-            let containers = container_ids().len();
-            check(containers == COMPONENTS.len(), || format!("{containers} containers after {instant} ms"))
-        });
-        if index % 2 == 0 {
-            assert_eq!(generation(), before.0 + 1, "{instant} ms");
-        }
-        nothing_to_do("");
-    }
 }

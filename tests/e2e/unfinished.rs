@@ -10,18 +10,6 @@ use crate::command::{Ended, start};
 use crate::host::{SOON, Tree, all_running, container_ids, kubectl, plinth, plinth_command};
 use crate::sandbox::note;
 
-pub(crate) fn killed_at_any_instant_the_next_one_finishes() {
-    let empty = Tree::of_host();
-    for (init, reset) in [(30, 15), (80, 50), (150, 100), (300, 200), (700, 300), (1500, 400), (3000, 600)] {
-        let killed = until("init", Signal::SIGKILL, init);
-        assert_ne!(killed.status.code(), Some(1), "{killed}");
-        finished_by("init", init);
-        let killed = until("reset --force", Signal::SIGKILL, reset);
-        assert_ne!(killed.status.code(), Some(1), "{killed}");
-        reset_by_the_next(&empty);
-    }
-}
-
 pub(crate) fn other_flags_take_over() {
     let empty = Tree::of_host();
     for (signal, instant) in [(Signal::SIGKILL, 100), (Signal::SIGKILL, 2000), (Signal::SIGINT, 1500)] {
