@@ -7,13 +7,13 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::{Goal, Host};
 use crate::cluster::survey::survey;
+use crate::config::Cluster;
 use crate::error::root_cause;
 use crate::fsx::Holder;
 use crate::health::{self, Unmet};
 use crate::journal::Ledger;
 use crate::plan::{self, generation};
 use crate::preflight::Upgrade;
-use crate::release::KubernetesVersion;
 use crate::service;
 use crate::yaml;
 
@@ -23,19 +23,15 @@ const SETTLES: Duration = Duration::from_secs(20);
 /// How long one that nobody has to wait for may take to answer.
 const ANSWERS: Duration = Duration::from_secs(2);
 
-/// Looks at the control plane of version `from`, which is to become that of `goal`.
-pub async fn before_upgrade<R>(
-    from: &KubernetesVersion,
-    goal: &Goal<'_>,
-    host: &Host<'_, R>,
-    ledger: &Ledger,
-) -> Upgrade {
+/// Looks at the control plane `from`, which is to get the version of `goal`.
+pub async fn before_upgrade<R>(from: &Cluster, goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger) -> Upgrade {
     let generation = generation::committed(host.layout, ledger).ok().flatten();
     let manifests = generation.map(|generation| generation.manifests).unwrap_or_default();
     let on_disk = |component| std::fs::read_to_string(plan::manifest_path(host.layout, component)).ok();
     let at_rest = manifests.iter().all(|(component, text)| on_disk(*component).as_ref() == Some(text));
     let agent_runs = service::running(host.layout).is_ok_and(|holder| holder != Holder::Free);
-    let mends = goal.cluster.version < *from || !agent_runs || !at_rest;
+    let moves = goal.cluster.advertise_address != from.advertise_address;
+    let mends = goal.cluster.version < from.version || !agent_runs || !at_rest || moves;
     let patience = if mends { ANSWERS } else { SETTLES };
 
     // Each is asked where it is now.

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use reqwest::Url;
 use tokio::time::{sleep, timeout};
 
-use super::{ApplyError, Goal, HealthyAfter, Host, exchange};
+use super::{ApplyError, EtcdStuck, Goal, HealthyAfter, Host, exchange};
 use crate::agent::blocking::apart;
 use crate::agent::client::AgentClient;
 use crate::agent::status::AgentStatus;
@@ -74,17 +74,16 @@ pub(super) async fn swap<R: Runtime>(
     goal: &Goal<'_>,
     host: &Host<'_, R>,
 ) -> Result<HealthyAfter, ApplyError> {
-    let mut run = match Run::open(goal, host)? {
-        Some(run) => run,
-        None => {
-            let mut run = Run::new(&swapped.old, &swapped.new, Course::Forward, goal, host)?;
-            // Otherwise it has been replaced already, and nobody has seen all of the control plane healthy since.
-            if run.on_disk()? != Some(Which::New) {
-                run.snapshot().await?;
-                run.begin()?;
-            }
-            run
+    let mut run = if let Some(run) = Run::open(goal, host)? {
+        run
+    } else {
+        let mut run = Run::new(&swapped.old, &swapped.new, Course::Forward, goal, host)?;
+        // Otherwise it has been replaced already, and nobody has seen all of the control plane healthy since.
+        if run.on_disk()? != Some(Which::New) {
+            run.snapshot().await?;
+            run.begin()?;
         }
+        run
     };
     match run.drive().await {
         Ok(after) => {
@@ -105,24 +104,21 @@ pub(super) async fn undo<R: Runtime>(
     goal: &Goal<'_>,
     host: &Host<'_, R>,
 ) -> Result<Option<(Component, Option<String>)>, ApplyError> {
-    let mut run = match Run::open(goal, host)? {
-        Some(mut run) => {
-            run.fail()?;
-            run
+    let mut run = if let Some(mut run) = Run::open(goal, host)? {
+        run.fail()?;
+        run
+    } else {
+        let run = Run::new(&swapped.new, &swapped.old, Course::Forward, goal, host)?;
+        if run.on_disk()? == Some(Which::New) {
+            return Ok(None);
         }
-        None => {
-            let mut run = Run::new(&swapped.new, &swapped.old, Course::Forward, goal, host)?;
-            if run.on_disk()? == Some(Which::New) {
-                return Ok(None);
-            }
-            // It has served, so it goes down like any other; a snapshot was taken on the way up.
-            run.begin()?;
-            run
-        }
+        // It has served, so it goes down like any other; a snapshot was taken on the way up.
+        run.begin()?;
+        run
     };
     let mut reason = None;
     let driven = match run.drive().await {
-        Err(error) if run.swap.course == Course::Forward && !matches!(error, ApplyError::EtcdStuck { .. }) => {
+        Err(error) if run.swap.course == Course::Forward && !matches!(error, ApplyError::EtcdStuck(_)) => {
             reason = Some(with_causes(&error));
             run.fail()?;
             run.drive().await
@@ -234,7 +230,7 @@ impl<'a, R: Runtime> Run<'a, R> {
         Ok(())
     }
 
-    fn begin(&mut self) -> Result<(), ApplyError> {
+    fn begin(&self) -> Result<(), ApplyError> {
         let [old, new] = self.swap.keep(self.host.layout)?;
         let mut records = vec![Record::EtcdSwap { id: self.swap.id.clone(), old, new }];
         records.extend(creations(&self.data).map(|what| Record::Make { what }));
@@ -258,7 +254,7 @@ impl<'a, R: Runtime> Run<'a, R> {
             tracing::info!(?step, ?seen, course = ?self.swap.course, "swap of etcd");
             match step {
                 Next::Stop => {
-                    let stopping = format!("stopping {}", self.running(&seen));
+                    let stopping = format!("stopping {}", self.running(seen));
                     self.phase.update(&stopping);
                     fsx::remove_file(&self.manifest())?;
                     fsx::sync_directory(&self.host.layout.manifests())?;
@@ -427,13 +423,13 @@ impl<'a, R: Runtime> Run<'a, R> {
         })
         .await
         .map(|contents| contents.revision);
-        ApplyError::EtcdStuck {
+        ApplyError::EtcdStuck(Box::new(EtcdStuck {
             image: self.image(which).to_owned(),
             reason,
             data: self.data.member(),
             revision,
             copy: self.data.find_copy().ok().flatten().map(|(record, _)| (self.data.copy_directory(), record)),
-        }
+        }))
     }
 
     fn manifest(&self) -> std::path::PathBuf {
@@ -454,7 +450,7 @@ impl<'a, R: Runtime> Run<'a, R> {
         }
     }
 
-    fn running(&self, seen: &Observed) -> &str {
+    fn running(&self, seen: Observed) -> &str {
         seen.manifest.map_or("etcd", |which| self.image(which))
     }
 }
@@ -466,7 +462,7 @@ fn has_let_go(status: &AgentStatus) -> bool {
 }
 
 /// A client of the etcd of `manifest`.
-fn client(manifest: &str, goal: &Goal<'_>) -> Result<Client, ApplyError> {
+pub(super) fn client(manifest: &str, goal: &Goal<'_>) -> Result<Client, ApplyError> {
     let read = |item: &str, index: usize| -> Result<String, ApplyError> {
         let entry = goal.inventory.entries().iter().find(|entry| entry.credential.item == item);
         let file = entry.and_then(|entry| entry.files.get(index));

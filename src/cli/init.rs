@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Failure, Outcome, agent, interrupted, ledger};
 use crate::agent::AgentError;
-use crate::apply::{self, ApplyError, Host, Launch};
+use crate::apply::{self, ApplyError, EtcdStuck, Host, Launch};
 use crate::config::{self, Cluster, ConfigFile, HostFacts, HostView, Loaded, Overrides, Running};
 use crate::error::{Exit, with_causes};
 use crate::etcd::Prospect;
-use crate::init::{self, Init, InitError, Planned, Request};
+use crate::init::{Init, InitError, Planned, Request};
 use crate::journal::Journal;
 use crate::plan::{self, Plan, PlanFile, PlanFileError, Refusal, generation};
 use crate::runtime::Runtime;
@@ -220,7 +220,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
         Some(path) => Asked::by_plan(path, args.dry_run, context)?,
         None => Asked::by_flags(&args.flags, args.dry_run, context)?,
     };
-    perform(&asked, args.foreground, context).await
+    Box::pin(perform(&asked, args.foreground, context)).await
 }
 
 /// Says or does what is asked for.
@@ -255,7 +255,6 @@ pub(super) async fn perform(asked: &Asked, foreground: bool, context: &Context) 
         return Ok(Exit::Done);
     }
     announce(plan, loaded, printer);
-    init::can_perform(plan).map_err(|error| failure(error, printer))?;
     let performed = Box::pin(init.perform(interrupted()));
     let outcome = match &mut agent {
         Some(agent) => tokio::select! {
@@ -281,7 +280,7 @@ fn announce(plan: &Plan, loaded: &Loaded, printer: &Printer) {
         return;
     }
     let mut phase = printer.phase("plan");
-    for line in plan.version.iter().map(ToString::to_string).chain(plan.summary()) {
+    for line in plan.headlines().chain(plan.summary()) {
         phase.update(&line);
     }
     phase.done(&format!("at worst: {}", plan.class()));
@@ -386,9 +385,6 @@ pub(super) fn failure(error: InitError, printer: &Printer) -> Failure {
                 json!({ "error": "put-back", "message": error.to_string(), "autopsy": autopsy, "back": back }),
             )
         }
-        InitError::NotYet(problems) => {
-            (Exit::Usage, json!({ "error": "not-yet", "message": error.to_string(), "notYet": problems }))
-        }
         InitError::Plan(PlanFileError::HostChanged { what } | PlanFileError::OtherPlan { what }) => {
             (Exit::Failed, json!({ "error": "plan", "message": error.to_string(), "changed": what }))
         }
@@ -400,7 +396,8 @@ pub(super) fn failure(error: InitError, printer: &Printer) -> Failure {
                 back.iter().map(|(component, reason)| json!({ "component": component, "unhealthy": reason })).collect();
             (Exit::Failed, json!({ "error": "undone", "message": with_causes(&error), "back": back }))
         }
-        InitError::Apply(ApplyError::EtcdStuck { data, revision, copy, .. }) => {
+        InitError::Apply(ApplyError::EtcdStuck(stuck)) => {
+            let EtcdStuck { data, revision, copy, .. } = stuck.as_ref();
             let copy = copy.as_ref().map(|(path, record)| json!({ "path": path, "of": record }));
             let value = json!({ "error": "etcd-stuck", "message": error.to_string(), "data": data,
                 "revision": revision, "copy": copy });

@@ -4,7 +4,7 @@ use anyhow::anyhow;
 
 use super::init::{self, Asked};
 use super::{Context, Failure, Outcome, ledger};
-use crate::config::{ConfigFile, Overrides};
+use crate::config::{ConfigFile, HostFacts, Overrides};
 use crate::fsx;
 use crate::journal::Journal;
 use crate::plan::{self, Generation, generation};
@@ -39,11 +39,17 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
     let name = format!("the configuration of generation {}", target.number);
     let file = ConfigFile { name: &name, text: &target.config };
     let mut asked = Asked::load(Some(file), &overrides, None, target.host.clone(), context)?;
+    let address = asked.loaded.cluster.advertise_address;
+    if !HostFacts::collect([])?.has_address(address) {
+        let error = anyhow!("generation {} is at {address}, which is no longer on this host", target.number);
+        let hint = "`plinth init` with its version and its flags goes back to these at the address of today".to_owned();
+        return Err(Failure::failed(error).with_hints(vec![hint]));
+    }
     if args.keep_etcd {
         asked.loaded.cluster.etcd.image_tag = Some(etcd_tag(&asked, context)?);
     }
     context.printer.line(&format!("going back to generation {} ({})", target.number, target.facts.kubernetes_version));
-    init::perform(&asked, false, context).await
+    Box::pin(init::perform(&asked, false, context)).await
 }
 
 /// The generation to go back to; the last of `generations` is the current one.
@@ -51,17 +57,12 @@ fn target(generations: &[Generation], wanted: Option<u32>) -> Result<&Generation
     let Some((current, earlier)) = generations.split_last() else {
         return Err(anyhow!("there is no generation: no init has succeeded on this host"));
     };
-    match wanted {
-        Some(number) => {
-            let found = generations.iter().find(|generation| generation.number == number);
-            found.ok_or_else(|| anyhow!("there is no generation {number}; `plinth history` lists them"))
-        }
-        None => {
-            let differs = |generation: &&Generation| generation.config != current.config;
-            let found = earlier.iter().rev().find(differs);
-            found.ok_or_else(|| anyhow!("no earlier generation differs from generation {}", current.number))
-        }
+    if let Some(number) = wanted {
+        let found = generations.iter().find(|generation| generation.number == number);
+        return found.ok_or_else(|| anyhow!("there is no generation {number}; `plinth history` lists them"));
     }
+    let found = earlier.iter().rev().find(|generation| generation.config != current.config);
+    found.ok_or_else(|| anyhow!("no earlier generation differs from generation {}", current.number))
 }
 
 /// Tag of the etcd that runs: the manifest says so, or else the current generation.

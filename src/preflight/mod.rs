@@ -66,8 +66,8 @@ pub struct Context<'a, R> {
 pub struct Upgrade {
     /// Components that are not healthy, each with the reason.
     pub unhealthy: BTreeMap<Component, String>,
-    /// An earlier attempt was interrupted, the agent does not run, or the way leads back: that they are not healthy is
-    /// what is to be mended.
+    /// An earlier attempt was interrupted, the agent does not run, the address changes, or the way leads back: that they
+    /// are not healthy is what is to be mended.
     pub mends: bool,
     /// What the API server knows; or why it does not say.
     pub survey: Result<Survey, String>,
