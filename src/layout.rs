@@ -92,6 +92,11 @@ impl Layout {
         self.state().join("pods")
     }
 
+    /// Last proven specs of pods that are replaced new-first.
+    pub fn proven(&self) -> PathBuf {
+        self.state().join("proven")
+    }
+
     /// `/run/plinth`, 0700: the agent's socket; empty after a boot.
     pub fn run(&self) -> PathBuf {
         self.root.join("run/plinth")

@@ -215,6 +215,7 @@ pub async fn run<R: Runtime>(
         agent_id,
         node,
         pods: layout.pods(),
+        proven: layout.proven(),
         kubeconfig: layout.kubernetes().join(kubeconfig::AGENT_FILE),
         seccomp: layout.below_root(Path::new(seccomp::DIRECTORY)),
         pause_image: options.pause_image.clone(),
@@ -499,9 +500,20 @@ impl<R: Runtime> Hub<R> {
     }
 
     /// Removes directories and log links of pods that neither are wanted nor have containers: what a pod leaves behind
-    /// whose containers went while no agent was there to see it.
+    /// whose containers went while no agent was there to see it. A proven spec may run again as long as its pod is
+    /// wanted.
     async fn sweep(&self) {
-        for uid in volume::present(&self.shared.pods).into_iter().filter(|uid| !self.uids.contains_key(uid)) {
+        let mut proven = surge::all_proven(&self.shared.proven, &self.shared.node.name);
+        if !proven.is_empty() {
+            let wanted = source::merge(&self.sources).pods;
+            for pod in proven.extract_if(.., |pod| !wanted.contains_key(&pod.key) && self.is_complete(pod.source)) {
+                if let Err(error) = surge::forget(&self.shared.proven, &pod.key) {
+                    tracing::warn!(pod = %pod.key, %error, "cannot forget the proven version of a pod that is gone");
+                }
+            }
+        }
+        let is_used = |uid: &str| self.uids.contains_key(uid) || proven.iter().any(|pod| pod.uid == uid);
+        for uid in volume::present(&self.shared.pods).into_iter().filter(|uid| !is_used(uid)) {
             let known = recall_source(&self.shared.pods, &uid).map_or_else(
                 || SourceKind::ALL.into_iter().all(|source| self.is_complete(source)),
                 |source| self.is_complete(source),

@@ -6,32 +6,33 @@
 //! [`steer`](super::steer) keeps clients away from it meanwhile.
 //!
 //! # Guarantees
-//! - Only a spec that has been ready is fallen back to, and it is kept on disk for as long as containers of it exist.
+//! - Only a spec that has been ready is fallen back to, and it is kept on disk for as long as the pod is wanted: whether
+//!   there are containers of it does not matter.
 //! - A spec that failed is not tried again until the file changes, not even by the next agent.
 //! - An agent that comes back in the middle of a trial removes the new one and begins again: it cannot tell to whom the
 //!   clients went.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::pod::StaticPod;
-use super::step::{belongs_to, instances, is_running, name_of, uid_of};
+use super::pod::{PodKey, StaticPod};
+use super::source::memory::Remembered;
+use super::step::{belongs_to, instances, is_running, name_of};
 use crate::fsx::{self, FsError};
 use crate::proc::Proc;
-use crate::runtime::{Container, State, labels};
+use crate::runtime::{Container, State};
 
-/// Name of the file in a pod's directory that says whether it was proven.
-const FILE: &str = "surge.json";
-
-/// What is kept on disk beside the manifest of a proven pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What is kept on disk of a pod name.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Memory {
-    /// Hash of the spec that has been ready.
-    pub proven: String,
+    /// The spec that has been ready.
+    pub proven: Arc<StaticPod>,
     /// The spec that was tried last, if it failed.
     pub rejected: Option<Rejection>,
 }
@@ -45,16 +46,45 @@ pub struct Rejection {
     pub reason: String,
 }
 
-/// What is kept in the directory of the pod `uid`.
-pub fn recall(pods: &Path, uid: &str) -> Option<Memory> {
-    serde_json::from_str(&std::fs::read_to_string(pods.join(uid).join(FILE)).ok()?).ok()
+/// [`Memory`] in its file.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    proven: Remembered,
+    rejected: Option<Rejection>,
 }
 
-/// Keeps `memory` in the directory of the pod `uid`, which is there.
-pub fn keep(pods: &Path, uid: &str, memory: &Memory) -> Result<(), FsError> {
-    let path = pods.join(uid).join(FILE);
-    let text = serde_json::to_vec(memory).map_err(|error| FsError::of("encode", &path)(error.into()))?;
+fn file(directory: &Path, key: &PodKey) -> PathBuf {
+    directory.join(format!("{}_{}.json", key.namespace, key.name))
+}
+
+/// What is kept of the pod `key` in `directory`, unless this version of plinth refuses what an earlier one ran.
+pub fn recall(directory: &Path, key: &PodKey, node: &str) -> Option<Memory> {
+    read(&file(directory, key), node).filter(|memory| memory.proven.key == *key)
+}
+
+/// All proven specs that are kept in `directory`.
+pub fn all_proven(directory: &Path, node: &str) -> Vec<Arc<StaticPod>> {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    files.filter_map(|file| Some(read(&file.path(), node)?.proven)).collect()
+}
+
+fn read(path: &Path, node: &str) -> Option<Memory> {
+    let Kept { proven, rejected } = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+    Some(Memory { proven: Arc::new(proven.pod(node)?), rejected })
+}
+
+/// Keeps `memory` in `directory`. 0600: manifests may hold secrets in their environment.
+pub fn keep(directory: &Path, memory: &Memory) -> Result<(), FsError> {
+    fsx::create_directories(directory, 0o700)?;
+    let path = file(directory, &memory.proven.key);
+    let kept = Kept { proven: Remembered::of(&memory.proven), rejected: memory.rejected.clone() };
+    let text = serde_json::to_vec(&kept).map_err(|error| FsError::of("encode", &path)(error.into()))?;
     fsx::write_if_changed(&path, &text, 0o600).map(drop)
+}
+
+/// Removes what is kept of the pod `key` in `directory`.
+pub fn forget(directory: &Path, key: &PodKey) -> Result<(), FsError> {
+    fsx::remove_file(&file(directory, key)).map(drop)
 }
 
 /// What is known of a pod to be replaced new-first.
@@ -102,28 +132,31 @@ pub enum Course {
 /// Decides.
 pub fn course(facts: &Facts<'_>) -> Course {
     let Facts { pod, containers, .. } = *facts;
-    let Some(memory) = facts.memory.filter(|memory| memory.proven != pod.hash) else { return Course::Run };
-    let proven: Vec<_> = containers.values().filter(|c| is_of(c, &memory.proven)).collect();
+    let Some(memory) = facts.memory.filter(|memory| memory.proven.hash != pod.hash) else { return Course::Run };
     // With one UID their containers would have the same names, and one directory.
-    if proven.is_empty() || proven.iter().any(|container| uid_of(container) == pod.uid) {
+    if memory.proven.uid == pod.uid {
         return Course::Run;
     }
+    let is_proven = |container: &Container| belongs_to(container, &memory.proven);
     if let Some(rejected) = memory.rejected.as_ref().filter(|rejected| rejected.hash == pod.hash) {
         return Course::Keep(format!("running: proven, file: rejected ({})", rejected.reason));
     }
-    if containers.values().any(|container| !is_of(container, &memory.proven) && !belongs_to(container, pod)) {
+    if containers.values().any(|container| !is_proven(container) && !belongs_to(container, pod)) {
         return Course::Keep("what was tried before goes first".to_owned());
     }
     let own: Vec<_> = containers.values().filter(|container| belongs_to(container, pod)).collect();
     if own.iter().any(|container| facts.stopping.contains(&container.id)) {
         return Course::Keep("the file's version is still ending from before".to_owned());
     }
-    if !facts.steered && proven.iter().any(|container| is_running(container)) {
-        return match facts.obstacle {
-            Some(_) => Course::Run,
-            None if own.is_empty() => Course::Steer,
-            None => Course::Keep("the trial of the file's version starts over".to_owned()),
-        };
+    if containers.values().any(|container| is_proven(container) && is_running(container)) {
+        // What runs from before this trial has another place among those that listen.
+        let starts_over = !own.is_empty() && (!facts.steered || facts.tried_since.is_none());
+        match facts.obstacle {
+            Some(_) if !facts.steered => return Course::Run,
+            _ if starts_over => return Course::Keep("the trial of the file's version starts over".to_owned()),
+            _ if !facts.steered => return Course::Steer,
+            _ => {}
+        }
     }
     if let Some(reason) =
         facts.tried_since.and_then(|since| ended(facts, since)).or_else(|| facts.failed.map(str::to_owned))
@@ -140,7 +173,8 @@ pub fn course(facts: &Facts<'_>) -> Course {
         _ => None,
     });
     let budget = pod.start_up_budget();
-    let until = started.min().map(|at| after(at, budget));
+    // Of what an earlier agent started this one has not asked anything yet.
+    let until = started.min().map(|at| after(at.max(facts.tried_since.unwrap_or(facts.now)), budget));
     match until {
         Some(until) if until <= facts.now => Course::Reject(format!("not ready within {} s", budget.as_secs())),
         _ => Course::Try(until),
@@ -156,10 +190,6 @@ pub fn has_room(proc: &Proc, pids: &[i32]) -> Result<(), String> {
     }
     let (available, used) = (available >> 20, used >> 20);
     Err(format!("{available} MiB of memory are available, and the old one has {used} MiB"))
-}
-
-fn is_of(container: &Container, hash: &str) -> bool {
-    container.labels.get(labels::SPEC_HASH).is_some_and(|have| have == hash)
 }
 
 /// How one of its containers has ended that was to last.

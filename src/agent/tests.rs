@@ -1231,6 +1231,8 @@ impl Host {
                 let (_, agent) = self.agent.take().unwrap();
                 agent.abort();
                 let _ = agent.await;
+                // Which ends its threads too: time does not go on before those that block have ended.
+                sleep(Duration::from_millis(1)).await;
                 self.start();
             }
             Happening::Time(milliseconds) => self.pass(milliseconds).await,

@@ -63,6 +63,8 @@ pub struct Shared<R> {
     pub node: Node,
     /// Where pod directories are.
     pub pods: PathBuf,
+    /// Where the last proven specs are.
+    pub proven: PathBuf,
     /// The agent's kubeconfig.
     pub kubeconfig: PathBuf,
     /// The node's processes.

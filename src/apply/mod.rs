@@ -55,6 +55,9 @@ use crate::takedown::{self, TakedownError};
 use crate::ui::Printer;
 use crate::yaml;
 
+/// How long the old API server may take to give the agent its rights before it is exchanged.
+const BEFORE_EXCHANGE: Duration = Duration::from_secs(2);
+
 /// What an operation works with.
 pub struct Host<'a, R> {
     /// Paths.
@@ -397,6 +400,9 @@ async fn steps<R: Runtime>(
             }
             Step::StartAgent => (agent, outcome.start_at_boot) = start_agent(host).await?,
             Step::Exchange { component, back } => {
+                if *component == Component::KubeApiserver && plan.steps.contains(&Step::BindClusterAdmins) {
+                    let_agent_mend(goal, host).await;
+                }
                 let new = exchange::Exchanged::of(*component, *back, host, ledger)?;
                 exchanged.push(Exchange::Pod(new));
                 outcome.healthy.push(exchange::exchange(*component, goal, host).await?);
@@ -689,6 +695,16 @@ async fn bind_cluster_admins<R>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(
     cluster::grant(&super_admin, goal.cluster.timeouts.kubernetes_api_call).await?;
     phase.done("admin.conf may administrate the cluster");
     Ok(())
+}
+
+/// Lets the agent look after the Service `kubernetes` already while the API server is exchanged, which none may in a
+/// cluster of an older plinth. Where the old API server does not answer, the rights come with those of `admin.conf`.
+async fn let_agent_mend<R>(goal: &Goal<'_>, host: &Host<'_, R>) {
+    let Ok(super_admin) = super_admin(goal, host.layout) else { return };
+    let granted = cluster::grant(&super_admin, BEFORE_EXCHANGE);
+    if !matches!(tokio::time::timeout(BEFORE_EXCHANGE, granted).await, Ok(Ok(()))) {
+        tracing::debug!("the agent gets its rights only after the exchange");
+    }
 }
 
 /// Keeps what was reached as a new generation. The journal's record makes it count, so it comes last.

@@ -158,23 +158,59 @@ pub(crate) fn an_agent_killed_in_the_middle_fails_no_request() {
     report.flawless();
 }
 
+pub(crate) fn an_agent_killed_at_the_take_over_keeps_the_service() {
+    plinth("init").ok();
+    let old = all_running(SOON)[COMPONENT].clone();
+    let first = eventually(SOON, proven);
+    let (load, slice) = (Load::start(), Slice::watch());
+    fs::write(MANIFEST, changed(&[FLAG])).unwrap();
+    // From now on the new one counts, and the old one is still there.
+    eventually(LONG, || check(proven()? != first, || "the new one is not proven".to_owned()));
+    restart_agent();
+    assert_eq!(containers().len(), 2, "it was killed too late");
+    let new = replaced(&old);
+    eventually(END, || {
+        let there = containers();
+        check(there == std::slice::from_ref(&new.id), || format!("{there:?} are there"))
+    });
+    // Until the new one has looked after the Service itself.
+    thread::sleep(Duration::from_secs(12));
+    // Nobody steers any more, so that a few connections reach the old one while it closes its socket.
+    let (report, empty) = (load.stop(), slice.stop());
+    note(&format!("{report}; the Service was empty for {:.2} s", empty.as_secs_f64()));
+    assert!(empty <= EMPTY, "the Service `kubernetes` was empty for {empty:?}");
+}
+
+/// What the agent keeps of the last proven version.
+fn proven() -> Result<String, String> {
+    let mut files = fs::read_dir("/var/lib/plinth/proven").map_err(|error| error.to_string())?.flatten();
+    let file = files.find(|file| file.file_name().to_string_lossy().contains(COMPONENT));
+    fs::read_to_string(file.ok_or("none is kept")?.path()).map_err(|error| error.to_string())
+}
+
 pub(crate) fn a_bad_change_is_given_up_at_a_cold_start() {
     plinth("init").ok();
-    all_running(SOON);
-    let agent = command_of_agent();
-    // What a boot finds.
-    sigkill(agent_pid().unwrap());
-    docker(&format!("kill {}", docker("ps --quiet").replace('\n', " ")));
-    fs::write(MANIFEST, changed(&[BAD_FLAG])).unwrap();
-    let begin = Instant::now();
-    start_agent(&agent);
-    healthy(LONG);
-    note(&format!("the proven one serves {:.2} s after the start", begin.elapsed().as_secs_f64()));
-    let why = eventually(LONG, || {
-        let pod = pod();
-        pod["update"]["rejected"].as_str().map(str::to_owned).ok_or_else(|| format!("not rejected: {pod}"))
-    });
-    assert!(why.contains("exited with code 1"), "{why}");
+    let good = fs::read_to_string(MANIFEST).unwrap();
+    // What a boot finds, and what an engine that has lost its data leaves.
+    for end in ["kill", "rm --force"] {
+        all_running(SOON);
+        eventually(SOON, proven);
+        let agent = command_of_agent();
+        sigkill(agent_pid().unwrap());
+        docker(&format!("{end} {}", docker("ps --quiet").replace('\n', " ")));
+        fs::write(MANIFEST, changed(&[BAD_FLAG])).unwrap();
+        let begin = Instant::now();
+        start_agent(&agent);
+        healthy(LONG);
+        note(&format!("{end}: the proven one serves {:.2} s after the start", begin.elapsed().as_secs_f64()));
+        let why = eventually(LONG, || {
+            let pod = pod();
+            pod["update"]["rejected"].as_str().map(str::to_owned).ok_or_else(|| format!("not rejected: {pod}"))
+        });
+        assert!(why.contains("exited with code 1"), "{why}");
+        fs::write(MANIFEST, &good).unwrap();
+        eventually(SOON, || check(pod()["update"].is_null(), || format!("{}", pod())));
+    }
 }
 
 fn command_of_agent() -> Vec<u8> {

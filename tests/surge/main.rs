@@ -42,6 +42,7 @@ cases!(
     a_good_change_fails_no_request,
     a_bad_change_fails_no_request,
     an_agent_killed_in_the_middle_fails_no_request,
+    an_agent_killed_at_the_take_over_keeps_the_service,
     a_bad_change_is_given_up_at_a_cold_start,
     the_agent_may_do_nothing_else,
 );

@@ -13,7 +13,7 @@ pub(super) const FILE: &str = "manifest.json";
 
 /// A manifest as it is kept in the pod's directory for as long as the pod exists.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Remembered {
+pub(in crate::agent) struct Remembered {
     /// Path of its file, or its URL.
     pub(super) origin: String,
     /// Its text.
@@ -21,8 +21,12 @@ pub(super) struct Remembered {
 }
 
 impl Remembered {
+    pub(in crate::agent) fn of(pod: &StaticPod) -> Self {
+        Self { origin: pod.origin.clone(), manifest: pod.manifest.clone() }
+    }
+
     /// The pod, unless this version of plinth refuses what an earlier one ran.
-    pub(super) fn pod(&self, node: &str) -> Option<StaticPod> {
+    pub(in crate::agent) fn pod(&self, node: &str) -> Option<StaticPod> {
         StaticPod::read(&self.manifest, Origin::of(&self.origin), node).ok()
     }
 }
@@ -36,8 +40,7 @@ pub fn is_remembered(pods: &Path, pod: &StaticPod) -> bool {
 pub fn remember(pods: &Path, pod: &StaticPod) -> Result<(), FsError> {
     let directory = pods.join(&pod.uid);
     fsx::create_directories(&directory, 0o750)?;
-    let remembered = Remembered { origin: pod.origin.clone(), manifest: pod.manifest.clone() };
-    let text = serde_json::to_vec(&remembered)
+    let text = serde_json::to_vec(&Remembered::of(pod))
         .map_err(|error| FsError::of("encode the manifest for", &directory)(error.into()))?;
     fsx::write_if_changed(&directory.join(FILE), &text, 0o600).map(drop)
 }

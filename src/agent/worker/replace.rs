@@ -15,14 +15,13 @@ use crate::agent::entry::Keeper;
 use crate::agent::message;
 use crate::agent::pod::{PodKey, StaticPod};
 use crate::agent::probe::{PostStart, port};
-use crate::agent::source::memory::{recall_pod, remember};
 use crate::agent::status::Update;
 use crate::agent::steer::{Program, Steering};
-use crate::agent::step::{Stop, belongs_to, instances, is_running, uid_of};
+use crate::agent::step::{Stop, belongs_to, instances, is_running};
 use crate::agent::surge::{self, Course, Facts, Memory, Rejection};
 use crate::logline;
 use crate::release::Component;
-use crate::runtime::{Container, Runtime, RuntimeError, State, labels};
+use crate::runtime::{Container, Runtime, RuntimeError, State};
 
 /// How often it is looked whether the new one listens, and answers.
 const POLL: Duration = Duration::from_millis(50);
@@ -36,6 +35,8 @@ const ALL_LISTEN: usize = 3;
 pub(super) struct Surge {
     memory: Option<Memory>,
     recalled: bool,
+    /// Nothing is kept on disk.
+    forgotten: bool,
     /// Hash of a spec that cannot run beside the old one, and why.
     obstacle: Option<(String, String)>,
     /// Keeps clients away from the new one.
@@ -99,12 +100,16 @@ impl<R: Runtime> Worker<R> {
     /// What is to be run in the place of what the file says.
     pub(super) async fn surged(&mut self, wanted: Wanted) -> Wanted {
         let Wanted::Run { pod, mut order, eager } = wanted else {
-            self.surge = Surge::default();
+            if wanted == Wanted::Remove {
+                self.forget_surge();
+            } else {
+                self.surge = Surge::default();
+            }
             self.effective = None;
             return wanted;
         };
         if !pod.surges() {
-            self.surge = Surge::default();
+            self.forget_surge();
             self.effective = Some(Arc::clone(&pod));
             return Wanted::Run { pod, order, eager };
         }
@@ -137,11 +142,8 @@ impl<R: Runtime> Worker<R> {
                 }
                 Course::Keep(remark) => {
                     self.surge.tried = None;
-                    let Some(proven) = self.proven() else {
-                        // An earlier plinth ran what this one refuses.
-                        self.surge.memory = None;
-                        continue;
-                    };
+                    let proven = self.surge.memory.as_ref().map_or(&pod, |memory| &memory.proven);
+                    let proven = Arc::clone(proven);
                     self.leave(&proven).await;
                     order.problems.push(remark);
                     self.effective = Some(Arc::clone(&proven));
@@ -162,14 +164,22 @@ impl<R: Runtime> Worker<R> {
         }
     }
 
-    /// Reads once what an earlier agent has kept; of two, what belongs to the newer containers.
+    /// Reads once what an earlier agent has kept.
     fn recall_surge(&mut self) {
-        if std::mem::replace(&mut self.surge.recalled, true) {
-            return;
+        if !std::mem::replace(&mut self.surge.recalled, true) {
+            self.surge.memory = surge::recall(&self.shared.proven, &self.key, &self.shared.node.name);
+            self.surge.forgotten = false;
         }
-        let mut containers: Vec<_> = self.containers.values().collect();
-        containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
-        self.surge.memory = containers.into_iter().find_map(|c| surge::recall(&self.shared.pods, uid_of(c)));
+    }
+
+    /// The pod is not replaced new-first any more: what was proven counts no longer.
+    fn forget_surge(&mut self) {
+        let last = std::mem::replace(&mut self.surge, Surge { forgotten: true, ..Surge::default() });
+        if !last.forgotten
+            && let Err(error) = surge::forget(&self.shared.proven, &self.key)
+        {
+            tracing::warn!(pod = %self.key, %error, "cannot forget the proven version");
+        }
     }
 
     fn course(&self, pod: &StaticPod) -> Course {
@@ -250,7 +260,7 @@ impl<R: Runtime> Worker<R> {
     }
 
     /// The new one takes over: clients first, then, in the next decision, the old one stops.
-    async fn prove(&mut self, pod: &StaticPod) {
+    async fn prove(&mut self, pod: &Arc<StaticPod>) {
         tracing::info!(pod = %self.key, hash = pod.hash, "the new version is proven and takes over");
         self.note_proven(pod);
         if let Some(steering) = &self.surge.steering {
@@ -261,18 +271,22 @@ impl<R: Runtime> Worker<R> {
         }
     }
 
-    fn note_proven(&mut self, pod: &StaticPod) {
-        let memory = Memory { proven: pod.hash.clone(), rejected: None };
-        let kept = remember(&self.shared.pods, pod).and_then(|()| surge::keep(&self.shared.pods, &pod.uid, &memory));
-        if let Err(error) = kept {
-            tracing::warn!(pod = %self.key, %error, "cannot keep that it is proven");
+    fn note_proven(&mut self, pod: &Arc<StaticPod>) {
+        self.surge.memory = Some(Memory { proven: Arc::clone(pod), rejected: None });
+        self.keep_memory();
+    }
+
+    fn keep_memory(&self) {
+        if let Some(memory) = &self.surge.memory
+            && let Err(error) = surge::keep(&self.shared.proven, memory)
+        {
+            tracing::warn!(pod = %self.key, %error, "cannot keep what is proven and what is rejected");
         }
-        self.surge.memory = Some(memory);
     }
 
     /// Keeps in mind that the spec is proven as soon as it has been ready: its probe may ask for the first time much
     /// later than the agent does.
-    fn note_ready(&mut self, pod: &StaticPod) {
+    fn note_ready(&mut self, pod: &Arc<StaticPod>) {
         let ready = |spec: &k8s_openapi::api::core::v1::Container| {
             let newest = instances(&self.containers, pod, &spec.name).pop().filter(|newest| is_running(newest));
             newest.is_some_and(|newest| {
@@ -286,7 +300,7 @@ impl<R: Runtime> Worker<R> {
     }
 
     fn is_proven(&self, pod: &StaticPod) -> bool {
-        self.surge.memory.as_ref().is_some_and(|memory| memory.proven == pod.hash)
+        self.surge.memory.as_ref().is_some_and(|memory| memory.proven.hash == pod.hash)
     }
 
     /// Adds what tells most of the log of a container that has ended: rejected, it is removed.
@@ -301,15 +315,10 @@ impl<R: Runtime> Worker<R> {
 
     fn reject(&mut self, pod: &StaticPod, reason: String) {
         tracing::warn!(pod = %self.key, hash = pod.hash, reason, "the new version is rejected");
-        let proven = self.proven();
         if let Some(memory) = &mut self.surge.memory {
             memory.rejected = Some(Rejection { hash: pod.hash.clone(), reason });
-            if let Some(proven) = proven
-                && let Err(error) = surge::keep(&self.shared.pods, &proven.uid, memory)
-            {
-                tracing::warn!(pod = %self.key, %error, "cannot keep that it is rejected");
-            }
         }
+        self.keep_memory();
     }
 
     /// Why the spec was rejected, if it was.
@@ -321,21 +330,11 @@ impl<R: Runtime> Worker<R> {
     /// The file holds the proven spec again: what comes next is a change, even if it was rejected before.
     fn forget_rejected(&mut self, pod: &StaticPod) {
         if let Some(memory) = &mut self.surge.memory
-            && memory.proven == pod.hash
+            && memory.proven.hash == pod.hash
             && memory.rejected.take().is_some()
-            && let Err(error) = surge::keep(&self.shared.pods, &pod.uid, memory)
         {
-            tracing::warn!(pod = %self.key, %error, "cannot forget what was rejected");
+            self.keep_memory();
         }
-    }
-
-    /// The proven pod, from the manifest that is kept on disk.
-    fn proven(&self) -> Option<Arc<StaticPod>> {
-        let memory = self.surge.memory.as_ref()?;
-        let is_of = |c: &&Container| c.labels.get(labels::SPEC_HASH) == Some(&memory.proven);
-        let container = self.containers.values().find(is_of)?;
-        let pod = recall_pod(&self.shared.pods, uid_of(container), &self.shared.node.name)?;
-        belongs_to(container, &pod).then(|| Arc::new(pod))
     }
 
     /// Whether what is to be stopped can take its time: the containers of a pod that is replaced new-first run already.
