@@ -24,8 +24,8 @@ use crate::journal::{Creation, JournalError, Ledger, Record};
 use crate::layout::Layout;
 use crate::manifests::{self, Manifest, ManifestError};
 use crate::plan::{
-    self, Before, Desired, EtcdData, Inputs, Inventory, Item, Live, NotYet, Observed, Plan, PlanFile, PlanFileError,
-    Refusal, Skip, UnknownPhase,
+    self, Before, Desired, EtcdData, Inputs, Inventory, Item, Live, Observed, Plan, PlanFile, PlanFileError, Refusal,
+    Skip, UnknownPhase,
 };
 use crate::preflight::{self, ImageProgress, ImagePullError, Ownership, PreflightError};
 use crate::release::Component;
@@ -76,9 +76,6 @@ pub enum InitError {
     /// The given plan does not fit.
     #[error(transparent)]
     Plan(#[from] PlanFileError),
-    /// What is asked for can be planned and not done yet.
-    #[error("{}; nothing was changed", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    NotYet(Vec<NotYet>),
     /// Something stands in the way; all of it.
     #[error("{}", lines(.0))]
     Refused(Vec<Refusal>),
@@ -159,7 +156,6 @@ impl Hint for InitError {
             ],
             Self::Journal(error) => error.hints(),
             Self::Plan(error) => error.hints(),
-            Self::NotYet(_) => vec!["`plinth plan` with the same flags shows what would change".to_owned()],
             Self::PutBack { .. } => vec![
                 "configuration and generation are those from before; mend the cause and run the same command again"
                     .to_owned(),
@@ -192,11 +188,6 @@ fn lines(refusals: &[Refusal]) -> String {
 pub fn lock(layout: &Layout) -> Result<Result<Lock, Busy>, FsError> {
     fsx::create_directories(&layout.state(), 0o700)?;
     Ok(Lock::try_take(&layout.lock())?.map_err(|holder| Busy { holder }))
-}
-
-/// Whether this plinth can do what `plan` says.
-pub fn can_perform(plan: &Plan) -> Result<(), InitError> {
-    if plan.not_yet.is_empty() { Ok(()) } else { Err(InitError::NotYet(plan.not_yet.clone())) }
 }
 
 /// One `init`.
@@ -283,7 +274,6 @@ impl<'a, R: Runtime> Init<'a, R> {
             // What was seen before the lock may have changed.
             let ledger = self.host.journal.ledger()?;
             let Planned { plan, .. } = self.plan_from(&ledger).await?;
-            can_perform(&plan)?;
             match apply::perform(&plan, &self.goal(), &self.host, &ledger).await {
                 Ok(outcome) => Ok(outcome),
                 Err(ApplyError::Unhealthy { after, hopeless, unhealthy }) => {
@@ -354,7 +344,7 @@ impl<'a, R: Runtime> Init<'a, R> {
         let has_containers = containers.as_ref().map_or(!ledger.containers().is_empty(), |list| !list.is_empty());
         let running = self.running(containers.as_deref().unwrap_or_default());
         let not_asked = || Component::ALL.map(|component| (component, "not asked".to_owned())).into();
-        let unhealthy: BTreeMap<_, _> = match apply::checkers(&self.goal(), layout) {
+        let unhealthy: BTreeMap<_, _> = match apply::checkers_on_disk(&self.goal(), layout) {
             // While etcd is being replaced nobody answers as it should, and everything is waited for at the end.
             _ if ledger.etcd_swap.is_some() => BTreeMap::new(),
             Ok(checkers) if agent_runs || has_containers => {
@@ -418,7 +408,7 @@ impl<'a, R: Runtime> Init<'a, R> {
         };
         let other = self.request.running.filter(|running| running.version != self.request.cluster.version);
         let upgrade = match other {
-            Some(running) => Some(apply::before_upgrade(&running.version, &self.goal(), &self.host, &ledger).await),
+            Some(running) => Some(apply::before_upgrade(running, &self.goal(), &self.host, &ledger).await),
             None => None,
         };
         // The ledger lacks a container whose agent was killed before it wrote it down; the label does not. The agent

@@ -95,6 +95,10 @@ fn manifests_mean_what_kubeadm_writes() {
         assert_eq!(annotations.remove("plinth.dev/after").as_deref(), after, "{case}/{component}");
         assert_eq!(annotations.remove("plinth.dev/uses").as_deref(), uses, "{case}/{component}");
         ours.metadata.annotations = ours.metadata.annotations.filter(|annotations| !annotations.is_empty());
+        if component == Component::Etcd {
+            // For watches, which never end, etcd would wait seven seconds.
+            assert_eq!(ours.spec.as_mut().unwrap().termination_grace_period_seconds.take(), Some(2));
+        }
         if component == Component::KubeApiserver {
             // Unlike a kubelet, the agent starts the new one beside the old one, which then closes its watches.
             let command = ours.spec.as_mut().unwrap().containers[0].command.as_mut().unwrap();

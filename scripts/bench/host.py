@@ -109,6 +109,14 @@ def inspect(ids):
     return json.loads(run("docker", "inspect", *ids)) if ids else []
 
 
+def of_component(name):
+    """The id of the running container of a component."""
+    found = run("docker", "ps", "--quiet", "--filter", f"label=io.kubernetes.container.name={name}").split()
+    if len(found) != 1:
+        raise BenchError(f"{len(found)} containers of {name} run")
+    return found[0]
+
+
 def container_ids():
     return run("docker", "ps", "--all", "--quiet", "--no-trunc").split()
 

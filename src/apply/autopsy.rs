@@ -329,7 +329,8 @@ fn cause_of(evidence: &Evidence, of: &ComponentEvidence) -> Option<Finding> {
     }
     // The log is that of the old one, which serves.
     if let Some(said) = of.unhealthy.as_deref().and_then(|why| why.strip_prefix(REJECTED_NEW)) {
-        let words = [said.to_owned()];
+        // How it ended, and then its last words.
+        let words = [said.split_once(": ").map_or(said, |(_, words)| words).to_owned()];
         let (code, cause, fix) = match symptom::find(&words) {
             Some((symptom, line)) => symptom.explain(evidence, component, line),
             None => (

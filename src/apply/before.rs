@@ -10,13 +10,14 @@ use tokio::time::timeout;
 
 use super::{Goal, Host};
 use crate::cluster::survey::{Survey, survey};
+use crate::config::Cluster;
 use crate::error::root_cause;
 use crate::fsx::Holder;
 use crate::health::{self, Unmet};
 use crate::journal::Ledger;
 use crate::plan::{self, generation};
 use crate::preflight::Upgrade;
-use crate::release::{Component, KubernetesVersion};
+use crate::release::Component;
 use crate::service;
 use crate::yaml;
 
@@ -26,14 +27,9 @@ const SETTLES: Duration = Duration::from_secs(20);
 /// How long what is to be mended may take to answer.
 const ANSWERS: Duration = Duration::from_secs(2);
 
-/// Looks at the control plane of version `from`, which is to become that of `goal`. Nobody is waited for who is to be
-/// mended, and nobody is asked while etcd is being replaced: without it nothing answers as it should.
-pub async fn before_upgrade<R>(
-    from: &KubernetesVersion,
-    goal: &Goal<'_>,
-    host: &Host<'_, R>,
-    ledger: &Ledger,
-) -> Upgrade {
+/// Looks at the control plane `from`, which is to get the version of `goal`. Nobody is waited for who is to be mended,
+/// and nobody is asked while etcd is being replaced: without it nothing answers as it should.
+pub async fn before_upgrade<R>(from: &Cluster, goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger) -> Upgrade {
     if ledger.etcd_swap.is_some() {
         let why = "the replacement of etcd was interrupted";
         return Upgrade { mends: true, unhealthy: Err(why.to_owned()), survey: Err(why.to_owned()) };
@@ -43,7 +39,8 @@ pub async fn before_upgrade<R>(
     let on_disk = |component| std::fs::read_to_string(plan::manifest_path(host.layout, component)).ok();
     let at_rest = manifests.iter().all(|(component, text)| on_disk(*component).as_ref() == Some(text));
     let agent_runs = service::running(host.layout).is_ok_and(|holder| holder != Holder::Free);
-    let mends = goal.cluster.version < *from || !agent_runs || !at_rest;
+    let moves = goal.cluster.advertise_address != from.advertise_address;
+    let mends = goal.cluster.version < from.version || !agent_runs || !at_rest || moves;
     let (unhealthy, survey) = if mends {
         let answer = timeout(ANSWERS, ask_api_server(goal, host));
         let (unhealthy, answer) = join(unhealthy(&manifests, ANSWERS, goal, host), answer).await;

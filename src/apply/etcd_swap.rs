@@ -463,7 +463,7 @@ fn has_let_go(status: &AgentStatus) -> bool {
 }
 
 /// A client of the etcd of `manifest`.
-fn client(manifest: &str, goal: &Goal<'_>) -> Result<Client, ApplyError> {
+pub(super) fn client(manifest: &str, goal: &Goal<'_>) -> Result<Client, ApplyError> {
     let read = |item: &str, index: usize| -> Result<String, ApplyError> {
         let entry = goal.inventory.entries().iter().find(|entry| entry.credential.item == item);
         let file = entry.and_then(|entry| entry.files.get(index));

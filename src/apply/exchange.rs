@@ -92,34 +92,30 @@ pub(super) async fn exchange<R: Runtime>(
     }
 }
 
-/// Puts the old manifests back, those that were exchanged last first, and waits for each component. Returns them, with
-/// the reason where one is not healthy again.
+/// Puts the old manifest back, if there is one, and waits for its component. Returns that, with the reason where it is
+/// not healthy again.
 pub(super) async fn put_back<R: Runtime>(
-    exchanged: &[Exchanged],
+    Exchanged { component, old }: &Exchanged,
     goal: &Goal<'_>,
     host: &Host<'_, R>,
-) -> Result<Vec<(Component, Option<String>)>, ApplyError> {
-    let mut back = Vec::new();
-    for Exchanged { component, old } in exchanged.iter().rev() {
-        let Some(old) = old else { continue };
-        let mut phase = host.printer.phase(group(*component));
-        phase.update(&format!("{component}: putting the old manifest back"));
-        match write_and_wait(*component, old, goal, host, &mut phase).await {
-            Ok(Reached { after, leading }) => {
-                let how = leading.how();
-                let remark = leading.remark();
-                phase.done(&format!("{component} is back and healthy{how} after {:.1} s{remark}", after.as_secs_f64()));
-                back.push((*component, None));
-            }
-            Err(ApplyError::Unhealthy { unhealthy, .. }) => {
-                phase.failed(&format!("{component} is back and not healthy"));
-                let reason = unhealthy.into_iter().map(|(_, reason)| reason).collect::<Vec<_>>().join("; ");
-                back.push((*component, Some(reason)));
-            }
-            Err(error) => return Err(error),
+) -> Result<Option<(Component, Option<String>)>, ApplyError> {
+    let Some(old) = old else { return Ok(None) };
+    let mut phase = host.printer.phase(group(*component));
+    phase.update(&format!("{component}: putting the old manifest back"));
+    match write_and_wait(*component, old, goal, host, &mut phase).await {
+        Ok(Reached { after, leading }) => {
+            let how = leading.how();
+            let remark = leading.remark();
+            phase.done(&format!("{component} is back and healthy{how} after {:.1} s{remark}", after.as_secs_f64()));
+            Ok(Some((*component, None)))
         }
+        Err(ApplyError::Unhealthy { unhealthy, .. }) => {
+            phase.failed(&format!("{component} is back and not healthy"));
+            let reason = unhealthy.into_iter().map(|(_, reason)| reason).collect::<Vec<_>>().join("; ");
+            Ok(Some((*component, Some(reason))))
+        }
+        Err(error) => Err(error),
     }
-    Ok(back)
 }
 
 /// The phase to show: `control-plane` of `control-plane/scheduler`.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{ApplyError, Goal, Host};
 use crate::fsx::{self, NewFile};
+use crate::journal::Ledger;
 use crate::pki::{self, Authority};
-use crate::plan::{self, Entry, Item, Kind, Step};
+use crate::plan::{self, Entry, Item, Kind, Step, generation};
 use crate::release::Component;
 use crate::{config::CertificatePolicy, kubeconfig};
 
@@ -47,6 +48,32 @@ pub(super) fn write<R>(steps: &[Step], goal: &Goal<'_>, host: &Host<'_, R>) -> R
     fsx::write_batch(&files)?;
     report(steps, host);
     Ok(())
+}
+
+/// What `steps` are about to replace of that which the control plane of the last generation runs with, and could run
+/// with again.
+pub(super) fn replaced<R>(
+    steps: &[Step],
+    goal: &Goal<'_>,
+    host: &Host<'_, R>,
+    ledger: &Ledger,
+) -> Result<Vec<NewFile>, ApplyError> {
+    let Some(generation) = generation::committed(host.layout, ledger)? else { return Ok(Vec::new()) };
+    let now = host.clock.now();
+    let mut files = Vec::new();
+    for step in steps {
+        let Step::Issue { item, replaces: Some(_), .. } = step else { continue };
+        let Some(entry) = goal.inventory.entry(item) else { continue };
+        let serial = plan::certificate(entry).filter(|info| info.not_after > now).map(|info| info.serial);
+        if serial.is_none() || generation.facts.certificates.get(*item) != serial.as_ref() {
+            continue;
+        }
+        for file in &entry.files {
+            let content = fsx::read_optional(&file.path)?;
+            files.extend(content.map(|content| NewFile { path: file.path.clone(), content, mode: file.mode }));
+        }
+    }
+    Ok(files)
 }
 
 /// One line per phase.

@@ -8,7 +8,8 @@
 //! # Failure
 //! When a component does not become healthy in time, the containers and their logs are the evidence, from which the
 //! [`autopsy`] finds the likely cause. A first `init` undoes nothing. Where a control plane ran before, the manifests
-//! that were exchanged are put back after that, in reverse order, and the generation stays the one it was.
+//! that were exchanged are put back after that, in reverse order, with the certificates and kubeconfigs that were
+//! replaced for them, and the generation stays the one it was.
 
 pub mod autopsy;
 mod before;
@@ -17,10 +18,12 @@ mod exchange;
 mod files;
 mod hopeless;
 mod lead;
+mod peer;
 
 pub use before::before_upgrade;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,10 +36,10 @@ use tokio::sync::Notify;
 use crate::agent::client::ClientError;
 use crate::clock::Clock;
 use crate::cluster::{self, ClusterError};
-use crate::config::Cluster;
+use crate::config::{Cluster, HostFacts};
 use crate::error::Hint;
 use crate::etcd;
-use crate::fsx::{self, FsError};
+use crate::fsx::{self, FsError, NewFile};
 use crate::health::{self, Checker, Credentials, Healthy, Identity, Progress, TargetError, Unmet, Waiting};
 use crate::journal::{Creation, Journal, JournalError, Ledger, Operation, Record};
 use crate::kubeconfig::{self, KubeconfigError};
@@ -50,6 +53,7 @@ use crate::runtime::{Runtime, RuntimeError};
 use crate::service::{self, AgentCommand, Manager, ServiceError};
 use crate::takedown::{self, TakedownError};
 use crate::ui::Printer;
+use crate::yaml;
 
 /// What an operation works with.
 pub struct Host<'a, R> {
@@ -287,13 +291,13 @@ pub async fn perform<R: Runtime>(
             // The containers that tell why are about to go.
             let evidence = autopsy::gather(goal, host, after, &unhealthy).await;
             let autopsy = Box::new(autopsy::diagnose(&evidence));
-            let back = put_back(&exchanged, goal, host).await?;
+            let back = put_back(plan, exchanged, goal, host, ledger).await?;
             Err(ApplyError::PutBack { after, hopeless, unhealthy, autopsy, back })
         }
         Err(error @ ApplyError::EtcdStuck(_)) => Err(error),
         // Whatever else goes wrong with etcd away must not leave it away.
         Err(error) if exchanged.iter().any(|one| matches!(one, Exchange::Etcd(_))) => {
-            match put_back(&exchanged, goal, host).await {
+            match put_back(plan, exchanged, goal, host, ledger).await {
                 Ok(back) => Err(ApplyError::Undone { error: Box::new(error), back }),
                 Err(stuck @ ApplyError::EtcdStuck(_)) => Err(stuck),
                 Err(_) => Err(error),
@@ -307,6 +311,8 @@ pub async fn perform<R: Runtime>(
 enum Exchange {
     Pod(exchange::Exchanged),
     Etcd(etcd_swap::Swapped),
+    /// As they were before.
+    Credentials(Vec<NewFile>),
 }
 
 impl Exchange {
@@ -315,24 +321,50 @@ impl Exchange {
         match self {
             Self::Pod(one) => one.can_go_back(),
             Self::Etcd(_) => true,
+            // Nobody else has seen the new ones.
+            Self::Credentials(_) => false,
         }
     }
 }
 
 /// Puts back what was exchanged, in reverse order. Returns the components, with the reason where one is not healthy.
 async fn put_back<R: Runtime>(
-    exchanged: &[Exchange],
+    plan: &Plan,
+    mut exchanged: Vec<Exchange>,
     goal: &Goal<'_>,
     host: &Host<'_, R>,
+    ledger: &Ledger,
 ) -> Result<Vec<(Component, Option<String>)>, ApplyError> {
+    // Whoever starts again reads them then.
+    for one in &exchanged {
+        if let Exchange::Credentials(files) = one {
+            fsx::write_batch(files)?;
+        }
+    }
+    // On the way to another address nobody is healthy before those that it asks are where it looks for them.
+    if plan.version.is_some() || plan.address.is_none() {
+        exchanged.reverse();
+    }
+    if let Some(gone) = plan.address.map(|change| change.from.ip()).filter(|address| !is_here(*address)) {
+        host.printer.warning(&format!("what ran before is put back, and cannot serve: {gone} is not on this host"));
+    }
     let mut back = Vec::new();
-    for one in exchanged.iter().rev() {
+    for one in &exchanged {
         match one {
-            Exchange::Pod(one) => back.extend(exchange::put_back(std::slice::from_ref(one), goal, host).await?),
+            Exchange::Pod(one) => back.extend(exchange::put_back(one, goal, host).await?),
             Exchange::Etcd(one) => back.extend(etcd_swap::undo(one, goal, host).await?),
+            Exchange::Credentials(_) => {}
+        }
+        if matches!(back.last(), Some((Component::Etcd, None))) {
+            peer::record(goal, host, ledger).await?;
         }
     }
     Ok(back)
+}
+
+/// Whether `address` is one of this host's, as far as can be told.
+fn is_here(address: IpAddr) -> bool {
+    HostFacts::collect([]).map_or(true, |facts| facts.has_address(address))
 }
 
 async fn steps<R: Runtime>(
@@ -354,6 +386,7 @@ async fn steps<R: Runtime>(
             Step::Issue { .. } | Step::WriteManifest { .. } => {
                 let is_file = |step: &&Step| matches!(step, Step::Issue { .. } | Step::WriteManifest { .. });
                 performed = steps.iter().take_while(is_file).count();
+                exchanged.push(Exchange::Credentials(files::replaced(&steps[..performed], goal, host, ledger)?));
                 files::write(&steps[..performed], goal, host)?;
             }
             Step::StartAgent => (agent, outcome.start_at_boot) = start_agent(host).await?,
@@ -361,12 +394,16 @@ async fn steps<R: Runtime>(
                 let new = exchange::Exchanged::of(*component, *back, host, ledger)?;
                 exchanged.push(Exchange::Pod(new));
                 outcome.healthy.push(exchange::exchange(*component, goal, host).await?);
+                if *component == Component::Etcd {
+                    peer::record(goal, host, ledger).await?;
+                }
             }
             Step::FinishEtcdSwap { forward } => {
                 if let Some(swapped) = etcd_swap::Swapped::interrupted(host)? {
                     if *forward {
                         exchanged.push(Exchange::Etcd(swapped.clone()));
                         outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
+                        peer::record(goal, host, ledger).await?;
                     } else {
                         etcd_swap::undo(&swapped, goal, host).await?;
                     }
@@ -376,6 +413,7 @@ async fn steps<R: Runtime>(
                 let swapped = etcd_swap::Swapped::of(*back, goal, host, ledger)?;
                 exchanged.push(Exchange::Etcd(swapped.clone()));
                 outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
+                peer::record(goal, host, ledger).await?;
             }
             Step::Wait => {
                 let healthy = wait(goal, host, agent.as_mut()).await?;
@@ -516,6 +554,18 @@ async fn start_agent<R>(host: &Host<'_, R>) -> Result<(Option<Child>, Option<Str
 /// The health endpoints of the four components, and how to ask them.
 pub fn checkers(goal: &Goal<'_>, layout: &Layout) -> Result<Vec<Checker>, ApplyError> {
     checkers_of(goal, layout, goal.manifests.iter().map(|manifest| (manifest.component, &manifest.pod)))
+}
+
+/// The same of the control plane that runs: each is asked where its manifest on disk says, which may be elsewhere.
+pub fn checkers_on_disk(goal: &Goal<'_>, layout: &Layout) -> Result<Vec<Checker>, ApplyError> {
+    let on_disk = |component| {
+        let text = fsx::read_optional(&plan::manifest_path(layout, component)).ok().flatten()?;
+        yaml::manifest::<Pod>(&text).ok()
+    };
+    let found: Vec<_> = goal.manifests.iter().map(|manifest| on_disk(manifest.component)).collect();
+    let pods = goal.manifests.iter().zip(&found);
+    let pods = pods.map(|(manifest, found)| (manifest.component, found.as_ref().unwrap_or(&manifest.pod)));
+    checkers_of(goal, layout, pods)
 }
 
 fn checkers_of<'a>(

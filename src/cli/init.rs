@@ -15,7 +15,7 @@ use crate::apply::{self, ApplyError, EtcdStuck, Host, Launch};
 use crate::config::{self, Cluster, ConfigFile, HostFacts, HostView, Loaded, Overrides, Running};
 use crate::error::{Exit, with_causes};
 use crate::etcd::Prospect;
-use crate::init::{self, Init, InitError, Planned, Request};
+use crate::init::{Init, InitError, Planned, Request};
 use crate::journal::Journal;
 use crate::plan::{self, Plan, PlanFile, PlanFileError, Refusal, generation};
 use crate::runtime::Runtime;
@@ -255,7 +255,6 @@ pub(super) async fn perform(asked: &Asked, foreground: bool, context: &Context) 
         return Ok(Exit::Done);
     }
     announce(plan, loaded, printer);
-    init::can_perform(plan).map_err(|error| failure(error, printer))?;
     let performed = Box::pin(init.perform(interrupted()));
     let outcome = match &mut agent {
         Some(agent) => tokio::select! {
@@ -281,7 +280,7 @@ fn announce(plan: &Plan, loaded: &Loaded, printer: &Printer) {
         return;
     }
     let mut phase = printer.phase("plan");
-    for line in plan.version.iter().map(ToString::to_string).chain(plan.summary()) {
+    for line in plan.headlines().chain(plan.summary()) {
         phase.update(&line);
     }
     phase.done(&format!("at worst: {}", plan.class()));
@@ -385,9 +384,6 @@ pub(super) fn failure(error: InitError, printer: &Printer) -> Failure {
                 Exit::Failed,
                 json!({ "error": "put-back", "message": error.to_string(), "autopsy": autopsy, "back": back }),
             )
-        }
-        InitError::NotYet(problems) => {
-            (Exit::Usage, json!({ "error": "not-yet", "message": error.to_string(), "notYet": problems }))
         }
         InitError::Plan(PlanFileError::HostChanged { what } | PlanFileError::OtherPlan { what }) => {
             (Exit::Failed, json!({ "error": "plan", "message": error.to_string(), "changed": what }))

@@ -4,7 +4,7 @@ use anyhow::anyhow;
 
 use super::init::{self, Asked};
 use super::{Context, Failure, Outcome, ledger};
-use crate::config::{ConfigFile, Overrides};
+use crate::config::{ConfigFile, HostFacts, Overrides};
 use crate::fsx;
 use crate::journal::Journal;
 use crate::plan::{self, Generation, generation};
@@ -39,6 +39,12 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
     let name = format!("the configuration of generation {}", target.number);
     let file = ConfigFile { name: &name, text: &target.config };
     let mut asked = Asked::load(Some(file), &overrides, None, target.host.clone(), context)?;
+    let address = asked.loaded.cluster.advertise_address;
+    if !HostFacts::collect([])?.has_address(address) {
+        let error = anyhow!("generation {} is at {address}, which is no longer on this host", target.number);
+        let hint = "`plinth init` with its version and its flags goes back to these at the address of today".to_owned();
+        return Err(Failure::failed(error).with_hints(vec![hint]));
+    }
     if args.keep_etcd {
         asked.loaded.cluster.etcd.image_tag = Some(etcd_tag(&asked, context)?);
     }

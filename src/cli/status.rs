@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Context, Outcome, ledger};
 use crate::agent::client::AgentClient;
 use crate::agent::status::{AgentStatus, PodSummary};
-use crate::config::{self, ConfigFile, HostFacts, Overrides};
+use crate::config::{self, Cluster, ConfigFile, HostFacts, Overrides};
 use crate::error::Exit;
 use crate::fsx::{self, FsError, Holder, Lock};
 use crate::journal::{EtcdSwap, Journal, Ledger};
@@ -60,7 +60,13 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
     let now = context.clock.now();
     let ledger = ledger(&Journal::of(layout))?;
     let standing = plan::standing(layout, &ledger)?;
-    let mut problems: Vec<_> = etcd_away(layout, &ledger, &standing)?.into_iter().collect();
+    let host = HostFacts::collect([])?;
+    let cluster = standing.committed().and_then(|generation| {
+        let file = ConfigFile { name: "the stored configuration", text: &generation.config };
+        config::load(Some(file), &Overrides::default(), &host).ok().map(|loaded| loaded.cluster)
+    });
+    let mut problems: Vec<_> = cluster.as_ref().and_then(|cluster| address_gone(cluster, &host)).into_iter().collect();
+    problems.extend(etcd_away(layout, &ledger, &standing)?);
     let agent = match AgentClient::new(layout)?.status().await {
         Ok(status) => Some(status),
         Err(error) => {
@@ -82,17 +88,9 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
     if !service::starts_at_boot(layout, &ledger) {
         problems.push(format!("{} does not start at boot; `plinth init` enables it", service::UNIT));
     }
-    let cluster = match &standing {
-        Standing::Committed(generation) => {
-            let file = ConfigFile { name: "the stored configuration", text: &generation.config };
-            config::load(Some(file), &Overrides::default(), &HostFacts::collect([])?).ok().map(|loaded| loaded.cluster)
-        }
-        Standing::New => None,
-        Standing::Unfinished => {
-            problems.push("an init has begun and not succeeded; run `plinth init` again, or `plinth reset`".to_owned());
-            None
-        }
-    };
+    if standing == Standing::Unfinished {
+        problems.push("an init has begun and not succeeded; run `plinth init` again, or `plinth reset`".to_owned());
+    }
     let certificates =
         cluster.as_ref().map(|cluster| certificates(&Inventory::of(cluster, layout), now)).unwrap_or_default();
     for certificate in &certificates {
@@ -104,6 +102,17 @@ async fn gather(context: &Context) -> Result<Status, super::Failure> {
     }
     let kubernetes_version = cluster.map(|cluster| cluster.version.to_string());
     Ok(Status { well: problems.is_empty(), problems, warnings, kubernetes_version, agent, certificates })
+}
+
+/// Without its address the control plane is found by nobody, and etcd does not start again.
+fn address_gone(cluster: &Cluster, host: &HostFacts) -> Option<String> {
+    let gone = cluster.advertise_address;
+    let to = match host.default_address(gone.is_ipv6()) {
+        _ if host.has_address(gone) => return None,
+        Some(address) => format!("`plinth init` moves the control plane to {address}"),
+        None => "and no interface with a default route has another one".to_owned(),
+    };
+    Some(format!("the advertise address {gone} is no longer on this host; {to}"))
 }
 
 /// While etcd's manifest is away nobody serves, and the agent starts nobody, also after a boot.
@@ -251,6 +260,7 @@ fn row(pod: &PodSummary) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::agent::status::ContainerSummary;
+    use crate::config::Interface;
 
     fn pod(name: &str, phase: &str, ready: bool, message: Option<&str>) -> PodSummary {
         PodSummary {
@@ -293,6 +303,23 @@ mod tests {
         for warning in expected {
             assert!(text.lines().any(|line| line == format!("warning: {warning}")), "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_that_is_gone_is_told_with_the_one_that_takes_its_place() {
+        let facts = |addresses: &[&str]| HostFacts {
+            interfaces: vec![Interface {
+                name: "eth0".into(),
+                up: true,
+                addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+                ..Interface::default()
+            }],
+            ..HostFacts::default()
+        };
+        let told = |addresses: &[&str]| address_gone(&Cluster::example(), &facts(addresses));
+        assert_eq!(told(&["192.0.2.11", "192.0.2.10"]), None);
+        assert!(told(&["192.0.2.11"]).unwrap().ends_with("`plinth init` moves the control plane to 192.0.2.11"));
+        assert!(told(&[]).unwrap().contains("192.0.2.10 is no longer on this host; and no interface"));
     }
 
     #[test]

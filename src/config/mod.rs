@@ -81,7 +81,8 @@ pub fn load(file: Option<ConfigFile<'_>>, overrides: &Overrides, host: &HostFact
 /// replaces it whole. Values that a live cluster cannot change are errors, with the others.
 ///
 /// The version is the one that is named, and otherwise that of the control plane, or this plinth's default where that
-/// is newer and nobody has ever named one.
+/// is newer and nobody has ever named one. The advertise address is the one that is named, and otherwise that of the
+/// control plane while it is on this host.
 pub fn load_over(
     file: Option<ConfigFile<'_>>,
     running: Option<&Running<'_>>,
@@ -101,6 +102,7 @@ pub fn load_over(
     } else {
         // Not what somebody named, but what came of it.
         cluster.kubernetes_version = None;
+        init.local_api_endpoint.get_or_insert_default().advertise_address = None;
         overrides.write_over(&mut init, &mut cluster);
     }
     let mut node = init.node_registration.take().unwrap_or_default();

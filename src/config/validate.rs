@@ -73,7 +73,7 @@ pub(super) fn cluster(
     let endpoint = init.local_api_endpoint.clone().unwrap_or_default();
     let node_name = node_name(init, host, checker);
     let (version, version_pinned) = version(text(cluster.kubernetes_version.as_ref()), runs, checker);
-    let advertise_address = advertise_address(text(endpoint.advertise_address.as_ref()), host, checker);
+    let advertise_address = advertise_address(text(endpoint.advertise_address.as_ref()), host, runs, checker);
     let bind_port = bind_port(endpoint.bind_port, checker);
     let controller_manager =
         options("controllerManager", cluster.controller_manager.clone().unwrap_or_default(), checker);
@@ -176,7 +176,12 @@ fn version(named: Option<&str>, runs: Option<&Cluster>, checker: &mut Checker<'_
     (version, true)
 }
 
-fn advertise_address(named: Option<&str>, host: &HostFacts, checker: &mut Checker<'_>) -> Option<IpAddr> {
+fn advertise_address(
+    named: Option<&str>,
+    host: &HostFacts,
+    runs: Option<&Cluster>,
+    checker: &mut Checker<'_>,
+) -> Option<IpAddr> {
     let field = "localAPIEndpoint.advertiseAddress";
     let expected = "an address of this host that others can reach, e.g. 192.0.2.10";
     let address = match named.map(|named| (named, parse_address(named))) {
@@ -188,7 +193,19 @@ fn advertise_address(named: Option<&str>, host: &HostFacts, checker: &mut Checke
         Some((_, Some(address))) if address.is_loopback() => host.loopback_address(),
         Some((_, Some(address))) if address.is_unspecified() => host.default_address(address.is_ipv6()),
         Some((_, address)) => address,
-        None => host.default_address(false),
+        None => match runs.map(|runs| runs.advertise_address) {
+            Some(runs) if host.has_address(runs) => Some(runs),
+            Some(gone) => {
+                let default = host.default_address(gone.is_ipv6());
+                if let Some(default) = default {
+                    checker.warn(format!(
+                        "{field}: {gone} is no longer on this host; {default}, that of the default route, takes its place"
+                    ));
+                }
+                default
+            }
+            None => host.default_address(false),
+        },
     };
     match (address, named) {
         (Some(address), _) if is_global_unicast(address) => return Some(address),

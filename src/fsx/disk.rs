@@ -310,12 +310,6 @@ impl Tree {
         self.0.keys().map(PathBuf::as_path)
     }
 
-    /// The same without what is at `path`.
-    pub(crate) fn without(mut self, path: &Path) -> Self {
-        self.0.remove(path);
-        self
-    }
-
     /// How `other` differs: paths, with what there is.
     pub(crate) fn difference(&self, other: &Self) -> Vec<String> {
         let paths: std::collections::BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();

@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -252,7 +252,7 @@ impl World {
                 || known.contains(path)
                 || known.iter().any(temporary)
                 || trees.iter().any(|tree| path.starts_with(tree))
-                || self.is_program(path)
+                || *path == fsx::temporary(&self.layout.binary())
         };
         let now = Tree::of(self.root.path());
         let paths = now.paths().map(|path| self.root.path().join(path)).filter(|path| !is_known(path));
@@ -262,18 +262,10 @@ impl World {
         paths.map(|path| path.display().to_string()).chain(containers.map(|container| container.name)).collect()
     }
 
-    /// plinth itself, which a reset knows without a ledger, and leaves where it is.
-    fn is_program(&self, path: &Path) -> bool {
-        [self.layout.binary(), fsx::temporary(&self.layout.binary())].iter().any(|one| one == path)
-    }
-
     /// What is there beside what was there before plinth, containers included.
     pub(super) fn left(&self) -> Vec<String> {
         let containers = self.engine.fake.containers().into_iter().map(|container| container.name);
-        let program = self.layout.binary();
-        let program = program.strip_prefix(self.root.path()).unwrap_or(&program);
-        let left = self.foreign.difference(&Tree::of(self.root.path()).without(program));
-        left.into_iter().chain(containers).collect()
+        self.foreign.difference(&Tree::of(self.root.path())).into_iter().chain(containers).collect()
     }
 
     /// Names of the containers that run, by component.

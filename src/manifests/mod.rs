@@ -104,7 +104,8 @@ struct View {
     command: Vec<String>,
     env: Vec<Variable>,
     image: String,
-    /// Where others find it, for the annotation; empty for the two that nobody looks for.
+    /// For the annotation: where others find it. For the two that nobody looks for, where they find the API server: they
+    /// read their kubeconfig at their start only, so another server in it has to be another pod.
     endpoint: String,
     probe: Probe,
     volumes: Vec<Volume>,
@@ -137,8 +138,7 @@ impl View {
             image: cluster.image(component),
             endpoint: match component {
                 Component::Etcd => flags::etcd_client_url(address),
-                Component::KubeApiserver => SocketAddr::new(address, cluster.bind_port).to_string(),
-                Component::KubeControllerManager | Component::KubeScheduler => String::new(),
+                _ => SocketAddr::new(address, cluster.bind_port).to_string(),
             },
             probe: Probe::new(cluster, component),
             volumes: volumes::volumes(cluster, component, layout),

@@ -1,6 +1,7 @@
 //! What differs, and what it costs to mend it.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::Serialize;
 
@@ -138,25 +139,26 @@ impl fmt::Display for VersionChange {
     }
 }
 
-/// A change that can be planned, and that this plinth cannot make yet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
-#[serde(tag = "what", rename_all = "kebab-case")]
-pub enum NotYet {
-    /// Another address or port.
-    #[error("this plinth cannot move a running control plane to another address yet ({from} → {to})")]
-    Address {
-        /// Where it is.
-        from: String,
-        /// Where it is to be.
-        to: String,
-    },
+/// Another address or port of the API server; etcd moves with the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct AddressChange {
+    /// Where it is.
+    pub from: SocketAddr,
+    /// Where it is to be.
+    pub to: SocketAddr,
 }
 
-impl NotYet {
-    /// What lies between the cluster that runs and the one that is wanted.
-    pub(super) fn between(running: &Cluster, wanted: &Cluster) -> Vec<Self> {
-        let [from, to] = [running, wanted].map(Cluster::local_api_url);
-        (from != to).then_some(Self::Address { from, to }).into_iter().collect()
+impl AddressChange {
+    /// The way from the cluster that runs to the one that is wanted.
+    pub(super) fn between(running: &Cluster, wanted: &Cluster) -> Option<Self> {
+        let [from, to] = [running, wanted].map(|cluster| SocketAddr::new(cluster.advertise_address, cluster.bind_port));
+        (from != to).then_some(Self { from, to })
+    }
+}
+
+impl fmt::Display for AddressChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the control plane moves: {} → {}", self.from, self.to)
     }
 }
 
@@ -193,17 +195,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_yet_is_all_named() {
-        let running = Cluster::example();
-        let mut wanted = Cluster::example();
-        wanted.bind_port = 7443;
-        let found: Vec<_> = NotYet::between(&running, &wanted).iter().map(ToString::to_string).collect();
-        assert_eq!(found.len(), 1);
-        assert!(found[0].ends_with("(https://192.0.2.10:6443 → https://192.0.2.10:7443)"), "{found:?}");
-        assert_eq!(NotYet::between(&running, &running), []);
-
-        let mut elsewhere = Cluster::example();
-        elsewhere.image_repository = "mirror.example.com:5000/k8s".into();
-        assert_eq!(NotYet::between(&running, &elsewhere), []);
+    fn another_address_or_port_is_a_move() {
+        let between = |change: fn(&mut Cluster)| {
+            let mut wanted = Cluster::example();
+            change(&mut wanted);
+            AddressChange::between(&Cluster::example(), &wanted).map(|change| change.to.to_string())
+        };
+        assert_eq!(between(|wanted| wanted.bind_port = 7443).as_deref(), Some("192.0.2.10:7443"));
+        let moved = between(|wanted| wanted.advertise_address = "2001:db8::1".parse().unwrap());
+        assert_eq!(moved.as_deref(), Some("[2001:db8::1]:6443"));
+        assert_eq!(between(|wanted| wanted.image_repository = "mirror.example.com:5000/k8s".into()), None);
     }
 }

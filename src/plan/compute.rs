@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{
-    Back, Cause, Change, Class, Credential, Desired, EtcdData, Found, FoundManifest, Generation, ImageChange, Item,
-    NotYet, Observed, OpenSwap, Plan, Refusal, Step, VersionChange, manifest_phase,
+    AddressChange, Back, Cause, Change, Class, Credential, Desired, EtcdData, Found, FoundManifest, Generation,
+    ImageChange, Item, Observed, OpenSwap, Plan, Refusal, Step, VersionChange, manifest_phase,
 };
 use super::{change, etcd};
 use crate::agent::pod::{SURGE, UPDATE};
@@ -44,7 +44,7 @@ pub fn compute(desired: &Desired<'_>, observed: &Observed) -> Result<Plan, Vec<R
         let (from, to) = (&before.cluster.version, &desired.cluster.version);
         let by_default = !desired.cluster.version_pinned;
         plan.version = (from != to).then(|| VersionChange { from: from.clone(), to: to.clone(), by_default });
-        plan.not_yet = NotYet::between(before.cluster, desired.cluster);
+        plan.address = AddressChange::between(before.cluster, desired.cluster);
     }
     Ok(plan)
 }

@@ -29,13 +29,15 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use change::{Cause, Change, Class, ImageChange, NotYet, VersionChange};
+pub use change::{AddressChange, Cause, Change, Class, ImageChange, VersionChange};
 pub use compute::compute;
 pub use etcd::{OpenSwap, change_between, image_of, replaces_etcd, series};
 pub use file::{Inputs, PlanFile, PlanFileError};
 pub use generation::Generation;
 pub use inventory::{CredentialFile, Entry, Inventory, Kind};
-pub use observe::{Live, authorities, certificates, external_ca, manifest_path, observe, serials, standing};
+pub use observe::{
+    Live, authorities, certificate, certificates, external_ca, manifest_path, observe, serials, standing,
+};
 pub use phase::{INIT, Phase, Skip, UnknownPhase};
 pub use refusal::Refusal;
 pub use show::text;
@@ -197,8 +199,8 @@ pub enum EtcdData {
 pub struct Plan {
     /// Another Kubernetes; the first thing to know.
     pub version: Option<VersionChange>,
-    /// What this plinth cannot do yet: with any of it the plan can be looked at and not performed.
-    pub not_yet: Vec<NotYet>,
+    /// Another address or port; the next thing to know.
+    pub address: Option<AddressChange>,
     /// What differs.
     pub changes: Vec<Change>,
     /// The steps.
@@ -209,6 +211,12 @@ impl Plan {
     /// Nothing is to be done.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// What is to be known first, one line each: another version, another address.
+    pub fn headlines(&self) -> impl Iterator<Item = String> {
+        let version = self.version.iter().map(ToString::to_string);
+        version.chain(self.address.iter().map(ToString::to_string))
     }
 
     /// What differs, one line each, and one for all that is renewed.

@@ -105,11 +105,12 @@ pub fn certificates(inventory: &Inventory) -> Vec<(PathBuf, CertificateInfo)> {
 
 /// Serial numbers of the certificates of `inventory` that are on disk, in files of their own or in kubeconfigs, by item.
 pub fn serials(inventory: &Inventory) -> BTreeMap<String, String> {
-    let serial = |entry: &Entry| Some((entry.credential.item.to_owned(), serial(entry)?));
+    let serial = |entry: &Entry| Some((entry.credential.item.to_owned(), certificate(entry)?.serial));
     inventory.entries().iter().filter_map(serial).collect()
 }
 
-fn serial(entry: &Entry) -> Option<String> {
+/// The certificate of `entry` that is on disk, in a file of its own or in a kubeconfig.
+pub fn certificate(entry: &Entry) -> Option<CertificateInfo> {
     let name = entry.files.first()?.path.display().to_string();
     let content = fsx::read(&entry.files.first()?.path).ok()?;
     let pem = match &entry.kind {
@@ -119,7 +120,7 @@ fn serial(entry: &Entry) -> Option<String> {
         }
         Kind::ServiceAccount => return None,
     };
-    Some(pki::inspect(&name, &pem).ok()?.serial)
+    pki::inspect(&name, &pem).ok()
 }
 
 /// The authorities among `inventory` that are on disk and in order, by item.
@@ -179,7 +180,8 @@ fn credentials(
         let state = match checked {
             Ok(Usable { can_sign, other_server, .. }) => {
                 let is_signed = entry.credential.authority.is_some();
-                let as_committed = is_signed && recorded.is_some() && recorded == serial(entry).as_ref();
+                let as_committed =
+                    is_signed && recorded.is_some() && recorded == certificate(entry).map(|info| info.serial).as_ref();
                 Found::Good { can_sign, other_server, as_committed }
             }
             Err(Wrong { reason, hints }) => {

@@ -3,17 +3,14 @@
 use super::change::RENEWED;
 use super::{Cause, Change, Plan, Step};
 
-/// What differs with its class and how, what this plinth cannot do yet, and what would be done; the version first.
-/// Ends without a line end, and is empty where nothing is to be done.
+/// What differs with its class and how, and what would be done; version and address first. Ends without a line end, and
+/// is empty where nothing is to be done.
 pub fn text(plan: &Plan) -> String {
     let mut blocks = Vec::new();
-    blocks.extend(plan.version.as_ref().map(ToString::to_string));
+    blocks.extend(plan.headlines());
     // On a host without a control plane the steps say it all.
     let known: Vec<_> = plan.changes.iter().filter(|change| change.cause != Cause::New).cloned().collect();
     blocks.extend(changes(&known, block));
-    if !plan.not_yet.is_empty() {
-        blocks.push(plan.not_yet.iter().map(|problem| format!("not yet: {problem}")).collect::<Vec<_>>().join("\n"));
-    }
     if !plan.steps.is_empty() {
         blocks.push(steps(&plan.steps).join("\n"));
     }
@@ -65,11 +62,15 @@ pub(super) fn line(change: &Change) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Class, ImageChange, NotYet, Step, VersionChange};
+    use super::super::{AddressChange, Class, ImageChange, Step, VersionChange};
     use super::*;
     use crate::release::{Component, KubernetesVersion};
 
     fn version(text: &str) -> KubernetesVersion {
+        text.parse().unwrap()
+    }
+
+    fn address(text: &str) -> std::net::SocketAddr {
         text.parse().unwrap()
     }
 
@@ -114,7 +115,7 @@ mod tests {
         };
         let plan = Plan {
             version: Some(VersionChange { from: version("v1.36.3"), to: version("v1.37.1"), by_default: true }),
-            not_yet: vec![NotYet::Address { from: "a".to_owned(), to: "b".to_owned() }],
+            address: Some(AddressChange { from: address("192.0.2.10:6443"), to: address("192.0.2.11:6443") }),
             changes: vec![
                 change("certs/apiserver", Class::Live, Cause::Drift, "it is missing"),
                 Change {
@@ -135,6 +136,8 @@ mod tests {
             "\
 Kubernetes v1.36.3 → v1.37.1, the newer default of this plinth
 
+the control plane moves: 192.0.2.10:6443 → 192.0.2.11:6443
+
 certs/apiserver: it is missing [live]
 
 kube-scheduler: another image [restart of kube-scheduler]
@@ -143,8 +146,6 @@ kube-scheduler: another image [restart of kube-scheduler]
        - a
     -  image: s:v1.36.3
     +  image: s:v1.37.1
-
-not yet: this plinth cannot move a running control plane to another address yet (a → b)
 
 would start the agent
 would record the configuration as reached"

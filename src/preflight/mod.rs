@@ -64,8 +64,8 @@ pub struct Context<'a, R> {
 /// A control plane that is to get another version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upgrade {
-    /// An earlier attempt was interrupted, the agent does not run, or the way leads back: that they are not healthy is
-    /// what is to be mended.
+    /// An earlier attempt was interrupted, the agent does not run, the address changes, or the way leads back: that they
+    /// are not healthy is what is to be mended.
     pub mends: bool,
     /// Components that are not healthy, each with the reason; or why none was asked.
     pub unhealthy: Result<BTreeMap<Component, String>, String>,

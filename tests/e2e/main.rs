@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // what goes wrong in here fails the test
 #![allow(clippy::print_stdout)] // what the body of a test says goes to the test that started it
 
+mod address;
 mod build;
 mod command;
 mod configuration;
@@ -76,6 +77,12 @@ fn configuration_file() {
 #[ignore = "end to end"]
 fn engine_restart() {
     sandbox::run("engine_restart", Machine::Shared, engine::the_control_plane_survives_the_engine);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn another_address() {
+    sandbox::run("another_address", Machine::Shared, address::a_control_plane_moves_with_its_host);
 }
 
 #[test]
