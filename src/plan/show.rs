@@ -3,8 +3,8 @@
 use super::change::RENEWED;
 use super::{Cause, Change, Plan, Step};
 
-/// What differs with its class and how, and what would be done; version and address first. Ends without a line end,
-/// and is empty where nothing is to be done.
+/// What differs with its class and how, and what would be done; version and address first. Ends without a line end, and
+/// is empty where nothing is to be done.
 pub fn text(plan: &Plan) -> String {
     let mut blocks = Vec::new();
     blocks.extend(plan.headlines());

@@ -304,18 +304,21 @@ fn an_api_server_that_is_replaced_new_first_leaves_no_gap() {
     let with = |flag: &str| surging(&format!("x\n    - {flag}"));
     let plain = rendered(Component::KubeApiserver, "new");
     let [restart, gap] = [Class::Restart, Class::ApiGap].map(|class| class(Component::KubeApiserver));
-    for (name, old, new, expected) in [
-        ("both", with("--v=2"), with("--v=3"), restart),
-        ("the new one only", plain.clone(), with("--v=3"), gap),
-        ("the old one only", with("--v=3"), plain, gap),
-        ("another port", with("--secure-port=6443"), with("--secure-port=7443"), gap),
-        ("another address", with("--advertise-address=192.0.2.1"), with("--advertise-address=192.0.2.2"), gap),
-        ("shared from now on", with("--v=2"), with("--permit-port-sharing=true"), gap),
-    ] {
+    let told = |name: &str, old: &Manifest, new: Manifest, expected| {
         let asked = Asked { manifests: vec![rendered(Component::Etcd, "new"), new], ..Asked::another_flag() };
         let mut observed = whole(committed());
         observed.manifests.insert(Component::KubeApiserver, manifest(&old.yaml, true));
         assert_eq!(asked.plan(&observed).unwrap().class(), expected, "{name}");
+    };
+    told("both", &with("--v=2"), with("--v=3"), restart);
+    told("the new one only", &plain, with("--v=3"), gap);
+    told("the old one only", &with("--v=3"), plain, gap);
+    for (name, old, new) in [
+        ("another port", "--secure-port=6443", "--secure-port=7443"),
+        ("another address", "--advertise-address=192.0.2.1", "--advertise-address=192.0.2.2"),
+        ("shared from now on", "--v=2", "--permit-port-sharing=true"),
+    ] {
+        told(name, &with(old), with(new), gap);
     }
 }
 
