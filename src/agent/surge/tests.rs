@@ -467,7 +467,7 @@ impl Host {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Happening {
     Edit(u8),
     Acts(usize),
@@ -537,7 +537,7 @@ fn ends_well(happenings: Vec<Happening>, last: u8) {
     host.settle();
     let memory = host.memory.clone().unwrap();
     let wanted = Host::of(last).hash;
-    assert_eq!(host.running(), [memory.proven.hash.clone()]);
+    assert_eq!(host.running(), std::slice::from_ref(&memory.proven.hash));
     if memory.proven.hash != wanted {
         assert_eq!(memory.rejected.map(|rejected| rejected.hash).as_ref(), Some(&wanted));
         // Who was killed while it was tried has ended, whatever it is worth.
