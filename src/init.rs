@@ -355,6 +355,8 @@ impl<'a, R: Runtime> Init<'a, R> {
         let running = self.running(containers.as_deref().unwrap_or_default());
         let not_asked = || Component::ALL.map(|component| (component, "not asked".to_owned())).into();
         let unhealthy: BTreeMap<_, _> = match apply::checkers(&self.goal(), layout) {
+            // While etcd is being replaced nobody answers as it should, and everything is waited for at the end.
+            _ if ledger.etcd_swap.is_some() => BTreeMap::new(),
             Ok(checkers) if agent_runs || has_containers => {
                 let checks = checkers.iter().map(async |checker| (checker.component(), checker.check().await));
                 let answers = join_all(checks).await;
@@ -364,7 +366,9 @@ impl<'a, R: Runtime> Init<'a, R> {
             _ => not_asked(),
         };
         let cluster_admins = match ledger.committed {
-            Some(_) if !unhealthy.contains_key(&Component::KubeApiserver) => self.cluster_admins().await,
+            Some(_) if ledger.etcd_swap.is_none() && !unhealthy.contains_key(&Component::KubeApiserver) => {
+                self.cluster_admins().await
+            }
             _ => None,
         };
         let agent_outdated = match &self.host.launch {
@@ -408,11 +412,6 @@ impl<'a, R: Runtime> Init<'a, R> {
             return Ok(());
         }
         let ledger = journal.ledger()?;
-        // The ledger lacks a container whose agent was killed before it wrote it down; the label does not.
-        let mut container_ids = ledger.containers();
-        if let Some(id) = takedown::agent_id(layout)? {
-            container_ids.extend(runtime.list(&id).await.unwrap_or_default().into_iter().map(|container| container.id));
-        }
         let agent = match service::running(layout)? {
             Holder::Process(pid) => Some(pid),
             Holder::Free | Holder::Unknown => None,
@@ -422,6 +421,12 @@ impl<'a, R: Runtime> Init<'a, R> {
             Some(running) => Some(apply::before_upgrade(&running.version, &self.goal(), &self.host, &ledger).await),
             None => None,
         };
+        // The ledger lacks a container whose agent was killed before it wrote it down; the label does not. The agent
+        // starts others at any time, so this comes right before their ports are looked at.
+        let mut container_ids = journal.ledger()?.containers();
+        if let Some(id) = takedown::agent_id(layout)? {
+            container_ids.extend(runtime.list(&id).await.unwrap_or_default().into_iter().map(|container| container.id));
+        }
         let context = preflight::Context {
             cluster: self.request.cluster,
             layout,

@@ -6,6 +6,7 @@
 //! - No two etcds have the data open at once, and nobody starts one while they are copied or exchanged.
 //! - What an etcd has acknowledged is never given up: a copy is put back only where nobody can miss anything.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use reqwest::Url;
 use tokio::time::{sleep, timeout};
 
-use super::{ApplyError, Goal, HealthyAfter, Host, exchange};
+use super::{ApplyError, EtcdStuck, Goal, HealthyAfter, Host, exchange};
 use crate::agent::blocking::apart;
 use crate::agent::client::AgentClient;
 use crate::agent::status::AgentStatus;
@@ -75,17 +76,16 @@ pub(super) async fn swap<R: Runtime>(
     goal: &Goal<'_>,
     host: &Host<'_, R>,
 ) -> Result<HealthyAfter, ApplyError> {
-    let mut run = match Run::open(goal, host)? {
-        Some(run) => run,
-        None => {
-            let mut run = Run::new(&swapped.old, &swapped.new, Course::Forward, goal, host)?;
-            // Otherwise it has been replaced already, and nobody has seen all of the control plane healthy since.
-            if run.on_disk()? != Some(Which::New) {
-                run.snapshot().await?;
-                run.begin()?;
-            }
-            run
+    let mut run = if let Some(run) = Run::open(goal, host)? {
+        run
+    } else {
+        let mut run = Run::new(&swapped.old, &swapped.new, Course::Forward, goal, host)?;
+        // Otherwise it has been replaced already, and nobody has seen all of the control plane healthy since.
+        if run.on_disk()? != Some(Which::New) {
+            run.snapshot().await?;
+            run.begin()?;
         }
+        run
     };
     match run.drive().await {
         Ok(after) => {
@@ -106,24 +106,21 @@ pub(super) async fn undo<R: Runtime>(
     goal: &Goal<'_>,
     host: &Host<'_, R>,
 ) -> Result<Option<(Component, Option<String>)>, ApplyError> {
-    let mut run = match Run::open(goal, host)? {
-        Some(mut run) => {
-            run.fail()?;
-            run
+    let mut run = if let Some(mut run) = Run::open(goal, host)? {
+        run.fail()?;
+        run
+    } else {
+        let run = Run::new(&swapped.new, &swapped.old, Course::Forward, goal, host)?;
+        if run.on_disk()? == Some(Which::New) {
+            return Ok(None);
         }
-        None => {
-            let mut run = Run::new(&swapped.new, &swapped.old, Course::Forward, goal, host)?;
-            if run.on_disk()? == Some(Which::New) {
-                return Ok(None);
-            }
-            // It has served, so it goes down like any other; a snapshot was taken on the way up.
-            run.begin()?;
-            run
-        }
+        // It has served, so it goes down like any other; a snapshot was taken on the way up.
+        run.begin()?;
+        run
     };
     let mut reason = None;
     let driven = match run.drive().await {
-        Err(error) if run.swap.course == Course::Forward && !matches!(error, ApplyError::EtcdStuck { .. }) => {
+        Err(error) if run.swap.course == Course::Forward && !matches!(error, ApplyError::EtcdStuck(_)) => {
             reason = Some(with_causes(&error));
             run.fail()?;
             run.drive().await
@@ -242,7 +239,7 @@ impl<'a, R: Runtime> Run<'a, R> {
         Ok(())
     }
 
-    fn begin(&mut self) -> Result<(), ApplyError> {
+    fn begin(&self) -> Result<(), ApplyError> {
         let [old, new] = self.swap.keep(self.host.layout)?;
         let mut records = vec![Record::EtcdSwap { id: self.swap.id.clone(), old, new }];
         records.extend(creations(&self.data).map(|what| Record::Make { what }));
@@ -266,7 +263,7 @@ impl<'a, R: Runtime> Run<'a, R> {
             tracing::info!(?step, ?seen, course = ?self.swap.course, "swap of etcd");
             match step {
                 Next::Stop => {
-                    let stopping = format!("stopping {}", self.running(&seen));
+                    let stopping = format!("stopping {}", self.running(seen));
                     self.phase.update(&stopping);
                     fsx::remove_file(&self.manifest())?;
                     fsx::sync_directory(&self.host.layout.manifests())?;
@@ -435,13 +432,13 @@ impl<'a, R: Runtime> Run<'a, R> {
         })
         .await
         .map(|contents| contents.revision);
-        ApplyError::EtcdStuck {
+        ApplyError::EtcdStuck(Box::new(EtcdStuck {
             image: self.image(which).to_owned(),
             reason,
             data: self.data.member(),
             revision,
             copy: self.data.find_copy().ok().flatten().map(|(record, _)| (self.data.copy_directory(), record)),
-        }
+        }))
     }
 
     fn manifest(&self) -> std::path::PathBuf {
@@ -462,7 +459,7 @@ impl<'a, R: Runtime> Run<'a, R> {
         }
     }
 
-    fn running(&self, seen: &Observed) -> &str {
+    fn running(&self, seen: Observed) -> &str {
         seen.manifest.map_or("etcd", |which| self.image(which))
     }
 }
@@ -483,12 +480,12 @@ fn client(manifest: &str, goal: &Goal<'_>) -> Result<Client, ApplyError> {
     let identity = "certs/etcd-healthcheck-client";
     let identity = Some(Identity::new(&read(identity, 0)?, &read(identity, 1)?));
     let trust = Trust::Authority { ca: read("certs/etcd-ca", 0)?, identity };
-    Ok(Client::new(client_url(manifest, goal)?, &trust)?)
+    Ok(Client::new(client_url(manifest, goal.cluster.advertise_address)?, &trust)?)
 }
 
 /// Where etcd listens on this host: on loopback, unless its flags say otherwise.
-fn client_url(manifest: &str, goal: &Goal<'_>) -> Result<Url, TargetError> {
-    let loopback = loopback_of(goal.cluster.advertise_address);
+fn client_url(manifest: &str, advertised: IpAddr) -> Result<Url, TargetError> {
+    let loopback = loopback_of(advertised);
     let default = crate::manifests::etcd_client_url(loopback);
     let pod: Option<Pod> = yaml::manifest(manifest.as_bytes()).ok();
     let command = pod.and_then(|pod| pod.spec?.containers.into_iter().next()?.command).unwrap_or_default();
@@ -496,4 +493,61 @@ fn client_url(manifest: &str, goal: &Goal<'_>) -> Result<Url, TargetError> {
     let chosen = urls.split(',').find(|url| *url == default).or_else(|| urls.split(',').next());
     let url = chosen.filter(|url| !url.is_empty()).unwrap_or(&default);
     Url::parse(url).map_err(|_| TargetError::Url { component: Component::Etcd, url: url.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::status::{ContainerSummary, PodSummary};
+
+    #[test]
+    fn the_agent_has_let_go_when_it_neither_runs_one_nor_would() {
+        let etcd = |origin: Option<&str>, states: &[&str]| PodSummary {
+            namespace: "kube-system".to_owned(),
+            name: "etcd-m".to_owned(),
+            origin: origin.map(str::to_owned),
+            containers: states
+                .iter()
+                .map(|state| ContainerSummary { state: (*state).to_owned(), ..ContainerSummary::default() })
+                .collect(),
+            ..PodSummary::default()
+        };
+        for (name, pod, expected) in [
+            ("it has never known one, or forgotten it", None, true),
+            ("the file is there", Some(etcd(Some("/m/etcd.yaml"), &["running"])), false),
+            ("the file is there, and it is in back-off", Some(etcd(Some("/m/etcd.yaml"), &["waiting"])), false),
+            ("the file is gone, and it ends", Some(etcd(None, &["running"])), false),
+            ("the file is gone, and it has ended", Some(etcd(None, &["terminated"])), true),
+        ] {
+            let pods = pod.into_iter().collect();
+            let status = AgentStatus { node_name: "m".to_owned(), pods, ..AgentStatus::default() };
+            assert_eq!(has_let_go(&status), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn etcd_is_asked_where_its_manifest_says() {
+        let manifest = |flag: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: etcd}}\nspec:\n  containers:\n  - name: etcd\n    \
+                 command: [etcd, {flag}]\n"
+            )
+        };
+        for (advertised, flag, expected) in [
+            ("192.0.2.10", "--x=y", "https://127.0.0.1:2379/"),
+            (
+                "192.0.2.10",
+                "\"--listen-client-urls=https://192.0.2.10:2379,https://127.0.0.1:2379\"",
+                "https://127.0.0.1:2379/",
+            ),
+            ("192.0.2.10", "--listen-client-urls=https://192.0.2.10:3379", "https://192.0.2.10:3379/"),
+            ("2001:db8::1", "--x=y", "https://[::1]:2379/"),
+        ] {
+            let url = client_url(&manifest(flag), advertised.parse().unwrap()).unwrap();
+            assert_eq!(url.as_str(), expected, "{advertised} {flag}");
+        }
+        assert!(client_url(&manifest("--listen-client-urls=nowhere"), "192.0.2.10".parse().unwrap()).is_err());
+        let unreadable = client_url("no manifest", "192.0.2.10".parse().unwrap()).unwrap();
+        assert_eq!(unreadable.as_str(), "https://127.0.0.1:2379/");
+    }
 }

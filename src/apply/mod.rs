@@ -20,7 +20,8 @@ mod lead;
 
 pub use before::before_upgrade;
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -192,25 +193,14 @@ pub enum ApplyError {
         after: Duration,
     },
     /// Neither etcd can be brought to serve. Nothing is thrown away.
-    #[error("{}", stuck(image, reason, data, *revision, copy.as_ref()))]
-    EtcdStuck {
-        /// The etcd that does not become healthy.
-        image: String,
-        /// Its last reason.
-        reason: String,
-        /// What it runs on.
-        data: PathBuf,
-        /// Revision of these data, where they can be read.
-        revision: Option<u64>,
-        /// The copy from before the swap: where, and of what.
-        copy: Option<(PathBuf, etcd::CopyRecord)>,
-    },
+    #[error("{0}")]
+    EtcdStuck(Box<EtcdStuck>),
     /// A step failed, and what ran before was put back.
     #[error("{}", back_again(back))]
     Undone {
         /// What failed.
         #[source]
-        error: Box<ApplyError>,
+        error: Box<Self>,
         /// As in [`ApplyError::PutBack`].
         back: Vec<(Component, Option<String>)>,
     },
@@ -221,7 +211,8 @@ pub enum ApplyError {
 
 impl Hint for ApplyError {
     fn hints(&self) -> Vec<String> {
-        let Self::EtcdStuck { data, copy, .. } = self else { return Vec::new() };
+        let Self::EtcdStuck(stuck) = self else { return Vec::new() };
+        let EtcdStuck { data, copy, .. } = stuck.as_ref();
         let again = "`plinth status` and `plinth logs` say why; mend that, and run the same command again";
         let mut hints = vec![format!("nothing was thrown away: {again}")];
         if let Some((copy, etcd::CopyRecord { etcd, .. })) = copy {
@@ -236,19 +227,33 @@ impl Hint for ApplyError {
     }
 }
 
-fn stuck(
-    image: &str,
-    reason: &str,
-    data: &Path,
-    revision: Option<u64>,
-    copy: Option<&(PathBuf, etcd::CopyRecord)>,
-) -> String {
-    let revision = revision.map_or_else(|| "an unknown revision".to_owned(), |revision| format!("revision {revision}"));
-    let copy = copy.map_or_else(String::new, |(path, record)| {
-        let etcd::CopyRecord { etcd, revision, .. } = record;
-        format!("; the data from before, of {etcd}, are in `{}` at revision {revision}", path.display())
-    });
-    format!("{image} does not become healthy: {reason}; its data are in `{}` at {revision}{copy}", data.display())
+/// An etcd that needs people.
+#[derive(Debug)]
+pub struct EtcdStuck {
+    /// The etcd that does not become healthy.
+    pub image: String,
+    /// Its last reason.
+    pub reason: String,
+    /// What it runs on.
+    pub data: PathBuf,
+    /// Revision of these data, where they can be read.
+    pub revision: Option<u64>,
+    /// The copy from before the swap: where, and of what.
+    pub copy: Option<(PathBuf, etcd::CopyRecord)>,
+}
+
+impl fmt::Display for EtcdStuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { image, reason, data, revision, copy } = self;
+        let revision = revision.map_or_else(|| "an unknown revision".to_owned(), |number| format!("revision {number}"));
+        write!(f, "{image} does not become healthy: {reason}; its data are in `{}` at {revision}", data.display())?;
+        match copy {
+            None => Ok(()),
+            Some((path, etcd::CopyRecord { etcd, revision, .. })) => {
+                write!(f, "; the data from before, of {etcd}, are in `{}` at revision {revision}", path.display())
+            }
+        }
+    }
 }
 
 /// What was put back, and whether it is healthy.
@@ -285,12 +290,12 @@ pub async fn perform<R: Runtime>(
             let back = put_back(&exchanged, goal, host).await?;
             Err(ApplyError::PutBack { after, hopeless, unhealthy, autopsy, back })
         }
-        Err(error @ ApplyError::EtcdStuck { .. }) => Err(error),
+        Err(error @ ApplyError::EtcdStuck(_)) => Err(error),
         // Whatever else goes wrong with etcd away must not leave it away.
         Err(error) if exchanged.iter().any(|one| matches!(one, Exchange::Etcd(_))) => {
             match put_back(&exchanged, goal, host).await {
                 Ok(back) => Err(ApplyError::Undone { error: Box::new(error), back }),
-                Err(stuck @ ApplyError::EtcdStuck { .. }) => Err(stuck),
+                Err(stuck @ ApplyError::EtcdStuck(_)) => Err(stuck),
                 Err(_) => Err(error),
             }
         }

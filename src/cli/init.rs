@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Failure, Outcome, agent, interrupted, ledger};
 use crate::agent::AgentError;
-use crate::apply::{self, ApplyError, Host, Launch};
+use crate::apply::{self, ApplyError, EtcdStuck, Host, Launch};
 use crate::config::{self, Cluster, ConfigFile, HostFacts, HostView, Loaded, Overrides, Running};
 use crate::error::{Exit, with_causes};
 use crate::etcd::Prospect;
@@ -220,7 +220,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
         Some(path) => Asked::by_plan(path, args.dry_run, context)?,
         None => Asked::by_flags(&args.flags, args.dry_run, context)?,
     };
-    perform(&asked, args.foreground, context).await
+    Box::pin(perform(&asked, args.foreground, context)).await
 }
 
 /// Says or does what is asked for.
@@ -400,7 +400,8 @@ pub(super) fn failure(error: InitError, printer: &Printer) -> Failure {
                 back.iter().map(|(component, reason)| json!({ "component": component, "unhealthy": reason })).collect();
             (Exit::Failed, json!({ "error": "undone", "message": with_causes(&error), "back": back }))
         }
-        InitError::Apply(ApplyError::EtcdStuck { data, revision, copy, .. }) => {
+        InitError::Apply(ApplyError::EtcdStuck(stuck)) => {
+            let EtcdStuck { data, revision, copy, .. } = stuck.as_ref();
             let copy = copy.as_ref().map(|(path, record)| json!({ "path": path, "of": record }));
             let value = json!({ "error": "etcd-stuck", "message": error.to_string(), "data": data,
                 "revision": revision, "copy": copy });

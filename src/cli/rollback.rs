@@ -43,7 +43,7 @@ pub(super) async fn run(args: &Args, context: &Context) -> Outcome {
         asked.loaded.cluster.etcd.image_tag = Some(etcd_tag(&asked, context)?);
     }
     context.printer.line(&format!("going back to generation {} ({})", target.number, target.facts.kubernetes_version));
-    init::perform(&asked, false, context).await
+    Box::pin(init::perform(&asked, false, context)).await
 }
 
 /// The generation to go back to; the last of `generations` is the current one.
@@ -51,17 +51,12 @@ fn target(generations: &[Generation], wanted: Option<u32>) -> Result<&Generation
     let Some((current, earlier)) = generations.split_last() else {
         return Err(anyhow!("there is no generation: no init has succeeded on this host"));
     };
-    match wanted {
-        Some(number) => {
-            let found = generations.iter().find(|generation| generation.number == number);
-            found.ok_or_else(|| anyhow!("there is no generation {number}; `plinth history` lists them"))
-        }
-        None => {
-            let differs = |generation: &&Generation| generation.config != current.config;
-            let found = earlier.iter().rev().find(differs);
-            found.ok_or_else(|| anyhow!("no earlier generation differs from generation {}", current.number))
-        }
+    if let Some(number) = wanted {
+        let found = generations.iter().find(|generation| generation.number == number);
+        return found.ok_or_else(|| anyhow!("there is no generation {number}; `plinth history` lists them"));
     }
+    let found = earlier.iter().rev().find(|generation| generation.config != current.config);
+    found.ok_or_else(|| anyhow!("no earlier generation differs from generation {}", current.number))
 }
 
 /// Tag of the etcd that runs: the manifest says so, or else the current generation.

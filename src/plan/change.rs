@@ -32,6 +32,9 @@ pub struct Change {
 /// The API object that gives `admin.conf` its rights.
 pub(super) const BINDING: &str = "clusterrolebinding/kubeadm:cluster-admins";
 
+/// Why what an authority has signed is made anew on an upgrade.
+pub(super) const RENEWED: &str = "renewed with the upgrade";
+
 impl Change {
     /// What `step` of a first `init` makes.
     pub(super) fn of_new(step: &Step) -> Option<Self> {
@@ -72,7 +75,8 @@ pub enum Class {
     None,
     /// Nothing: it takes effect while everything runs. The components read their certificates again by themselves.
     Live,
-    /// A component that no client talks to is away for a moment.
+    /// A component is exchanged, and no request fails: no client talks to it, or the new one serves before the old one
+    /// goes.
     Restart(Component),
     /// Requests to the API server fail until the component is back.
     ApiGap(Component),
@@ -156,15 +160,14 @@ impl NotYet {
     }
 }
 
-/// What it means to exchange the pod of `component` whose image was `old`. etcd's data of one minor release is not read
+/// What it means to exchange the pod of `component` whose image was `old`, when the old one goes first. etcd's data of one minor release is not read
 /// by the one before.
 pub(super) fn exchange(component: Component, old: &str, new: &str) -> Class {
     match component {
         Component::Etcd if etcd::change_between(old, new) == Some(etcd::Change::Upgrade) => {
             Class::Irreversible(component)
         }
-        Component::Etcd => Class::ApiGap(component),
-        Component::KubeApiserver => Class::ApiGap(component),
+        Component::Etcd | Component::KubeApiserver => Class::ApiGap(component),
         Component::KubeControllerManager | Component::KubeScheduler => Class::Restart(component),
     }
 }

@@ -10,10 +10,14 @@ use super::{
     NotYet, Observed, OpenSwap, Plan, Refusal, Step, VersionChange, manifest_phase,
 };
 use super::{change, etcd};
+use crate::agent::pod::{SURGE, UPDATE};
 use crate::etcd::{Course, Prospect};
 use crate::manifests::Manifest;
 use crate::release::{self, Component};
 use crate::yaml;
+
+/// Flags of kube-apiserver that say where it listens, and where clients are told to find it.
+const PLACE: [&str; 4] = ["advertise-address", "bind-address", "permit-port-sharing", "secure-port"];
 
 /// Decides what is to be done; all refusals together where something stands in the way.
 pub fn compute(desired: &Desired<'_>, observed: &Observed) -> Result<Plan, Vec<Refusal>> {
@@ -186,7 +190,7 @@ fn credentials(desired: &Desired<'_>, observed: &Observed, found: &mut Differenc
             Some(Found::Good { other_server: Some(server), .. }) if respecified(item) => Some(server.clone()),
             // One that leads elsewhere is people's, and they renew it.
             Some(Found::Good { as_committed: true, other_server: None, .. }) if renews(authority) => {
-                Some("renewed with the upgrade".to_owned())
+                Some(change::RENEWED.to_owned())
             }
             Some(Found::Good { .. }) => continue,
             Some(Found::Bad { reason, ours: true, derivable, .. })
@@ -312,6 +316,13 @@ fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences
     // On the way back what depends on others goes first, so that nothing is ever older than what uses it.
     if found.changes.iter().filter_map(|change| change.image.as_ref()).any(goes_back) {
         found.manifests.reverse();
+        // Nobody is started before the API server that it relies on is ready, so one that is broken is mended first.
+        let broken = |component| observed.unhealthy.contains_key(&component);
+        found.manifests.sort_by_key(|step| match step {
+            Step::SwapEtcd { .. } | Step::Exchange { component: Component::Etcd, .. } if broken(Component::Etcd) => 0,
+            Step::Exchange { component: api @ Component::KubeApiserver, .. } if broken(*api) => 1,
+            _ => 2,
+        });
     }
 }
 
@@ -383,9 +394,14 @@ fn exchange(manifest: &Manifest, old: &str, cause: Cause) -> Change {
         (true, true) => "nothing that means anything".to_owned(),
         (true, false) => "another manifest".to_owned(),
     };
+    let class = match pod {
+        _ if same => Class::None,
+        Some(pod) if is_replaced_new_first(&pod, &manifest.pod) => Class::Restart(component),
+        _ => change::exchange(component, &old_image, &new_image),
+    };
     Change {
         what: component.name().to_owned(),
-        class: if same { Class::None } else { change::exchange(component, &old_image, &new_image) },
+        class,
         cause,
         reason: match cause {
             Cause::Configuration | Cause::New => parts,
@@ -397,6 +413,20 @@ fn exchange(manifest: &Manifest, old: &str, cause: Cause) -> Change {
         diff: Some(diff(old, &manifest.yaml)),
         phase: manifest_phase(component),
     }
+}
+
+/// Whether the agent starts and proves the new one beside the old one, so that somebody serves all the time: both say so,
+/// and listen at the same place.
+fn is_replaced_new_first(old: &Pod, new: &Pod) -> bool {
+    let surges = |pod: &Pod| {
+        let annotations = pod.metadata.annotations.as_ref();
+        annotations.and_then(|all| all.get(UPDATE)).is_some_and(|update| update == SURGE)
+    };
+    let place = |pod: &Pod| {
+        let (_, flags) = image_and_flags(Some(pod));
+        flags.into_iter().filter(|flag| PLACE.contains(&name_of(flag))).collect::<BTreeSet<_>>()
+    };
+    surges(old) && surges(new) && place(old) == place(new)
 }
 
 /// Image and command line of the one container of a control-plane pod.

@@ -211,9 +211,9 @@ impl Plan {
         self.steps.is_empty()
     }
 
-    /// What differs, one line each.
+    /// What differs, one line each, and one for all that is renewed.
     pub fn summary(&self) -> Vec<String> {
-        self.changes.iter().map(show::line).collect()
+        show::changes(&self.changes, show::line)
     }
 
     /// What those who use the cluster notice at worst.

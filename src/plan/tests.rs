@@ -291,6 +291,35 @@ fn another_flag_exchanges_its_component_alone_and_is_recorded() {
 }
 
 #[test]
+fn an_api_server_that_is_replaced_new_first_leaves_no_gap() {
+    let surging = |flags: &str| {
+        let annotated = text(Component::KubeApiserver, flags)
+            .replace("metadata:\n", "metadata:\n  annotations: {plinth.dev/update: surge}\n");
+        Manifest {
+            component: Component::KubeApiserver,
+            pod: yaml::manifest(annotated.as_bytes()).unwrap(),
+            yaml: annotated,
+        }
+    };
+    let with = |flag: &str| surging(&format!("x\n    - {flag}"));
+    let plain = rendered(Component::KubeApiserver, "new");
+    let [restart, gap] = [Class::Restart, Class::ApiGap].map(|class| class(Component::KubeApiserver));
+    for (name, old, new, expected) in [
+        ("both", with("--v=2"), with("--v=3"), restart),
+        ("the new one only", plain.clone(), with("--v=3"), gap),
+        ("the old one only", with("--v=3"), plain, gap),
+        ("another port", with("--secure-port=6443"), with("--secure-port=7443"), gap),
+        ("another address", with("--advertise-address=192.0.2.1"), with("--advertise-address=192.0.2.2"), gap),
+        ("shared from now on", with("--v=2"), with("--permit-port-sharing=true"), gap),
+    ] {
+        let asked = Asked { manifests: vec![rendered(Component::Etcd, "new"), new], ..Asked::another_flag() };
+        let mut observed = whole(committed());
+        observed.manifests.insert(Component::KubeApiserver, manifest(&old.yaml, true));
+        assert_eq!(asked.plan(&observed).unwrap().class(), expected, "{name}");
+    }
+}
+
+#[test]
 fn exchanges_follow_the_dependencies_and_come_after_what_they_need() {
     let manifests = vec![rendered(Component::Etcd, "newer"), rendered(Component::KubeApiserver, "newer")];
     let asked = Asked { manifests, ..Asked::another_flag() };
@@ -479,6 +508,20 @@ fn a_version_goes_up_from_etcd_on_and_down_in_reverse() {
         assert_eq!(plan.steps, expected.into_iter().chain(end.clone()).collect::<Vec<_>>(), "{what}");
         assert_eq!(plan.version.is_some(), from.0 != to.0, "{what}");
     }
+    let broken = |those: &'static [Component]| {
+        let harm = |observed: &mut Observed| {
+            observed.unhealthy.extend(those.iter().map(|component| (*component, "no answer".to_owned())));
+        };
+        change(NEW, OLD, harm).unwrap().steps
+    };
+    let is_of = |step: &Step, component| matches!(step, Step::Exchange { component: one, .. } if *one == component);
+    let down = broken(&[KubeApiserver, KubeControllerManager]);
+    assert!(is_of(&down[0], KubeApiserver) && is_of(&down[1], KubeScheduler), "{down:?}");
+    assert!(matches!(down[3], Step::SwapEtcd { .. }), "{down:?}");
+    let down = broken(&[KubeApiserver, Component::Etcd]);
+    assert!(matches!(down[0], Step::SwapEtcd { .. }) && is_of(&down[1], KubeApiserver), "{down:?}");
+    assert_eq!(broken(&[KubeScheduler])[3], SWAP);
+
     let plan = change(OLD, NEW, |_| {}).unwrap();
     assert_eq!(plan.class(), Class::Irreversible(Component::Etcd));
     let said = plan.version.map(|version| version.to_string());

@@ -64,11 +64,11 @@ pub struct Context<'a, R> {
 /// A control plane that is to get another version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upgrade {
-    /// Components that are not healthy, each with the reason.
-    pub unhealthy: BTreeMap<Component, String>,
     /// An earlier attempt was interrupted, the agent does not run, or the way leads back: that they are not healthy is
     /// what is to be mended.
     pub mends: bool,
+    /// Components that are not healthy, each with the reason; or why none was asked.
+    pub unhealthy: Result<BTreeMap<Component, String>, String>,
     /// What the API server knows; or why it does not say.
     pub survey: Result<Survey, String>,
 }

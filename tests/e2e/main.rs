@@ -30,6 +30,7 @@ mod rerun;
 mod reset;
 mod sandbox;
 mod unfinished;
+mod upgrade;
 
 use sandbox::Machine;
 
@@ -127,4 +128,32 @@ fn rerun_repairs_drift() {
 #[ignore = "end to end"]
 fn rerun_by_plan() {
     sandbox::run("rerun_by_plan", Machine::Shared, rerun::a_plan_is_performed_as_it_was_shown);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn upgrade_and_back() {
+    sandbox::run("upgrade_and_back", Machine::Shared, upgrade::to_the_next_version_and_back_and_forth);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn upgrade_killed() {
+    sandbox::run("upgrade_killed", Machine::Shared, upgrade::killed_with_etcd_away_it_goes_on_or_back);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn upgrade_interrupted() {
+    sandbox::run("upgrade_interrupted", Machine::Shared, upgrade::interrupted_it_goes_on_and_a_skew_is_refused);
+}
+
+#[test]
+#[ignore = "end to end"]
+fn upgrade_of_a_broken_cluster() {
+    sandbox::run(
+        "upgrade_of_a_broken_cluster",
+        Machine::Shared,
+        upgrade::a_broken_api_server_is_mended_by_flags_and_by_rollback,
+    );
 }

@@ -22,11 +22,11 @@ fn health(upgrade: Option<&Upgrade>) -> Check {
         "ComponentHealth",
         "run `plinth init` with the version that runs: it mends what is broken; then change the version",
     );
-    let Some(upgrade) = upgrade.filter(|upgrade| !upgrade.unhealthy.is_empty()) else { return check };
-    let list: Vec<_> = upgrade.unhealthy.iter().map(|(component, why)| format!("{component}: {why}")).collect();
-    let message = Some(format!("not every component is healthy: {}", list.join("; ")));
+    let Some(Upgrade { mends, unhealthy: Ok(unhealthy), .. }) = upgrade else { return check };
+    let list: Vec<_> = unhealthy.iter().map(|(component, why)| format!("{component}: {why}")).collect();
+    let message = (!list.is_empty()).then(|| format!("not every component is healthy: {}", list.join("; ")));
     // It is what going on, or going back, is to mend.
-    if upgrade.mends { check.warning(message) } else { check.error(message) }
+    if *mends { check.warning(message) } else { check.error(message) }
 }
 
 fn kubelets(cluster: &Cluster, upgrade: Option<&Upgrade>) -> Check {
@@ -95,11 +95,13 @@ fn deprecated(cluster: &Cluster, upgrade: Option<&Upgrade>) -> Check {
 
 fn not_done(upgrade: Option<&Upgrade>) -> Check {
     let why = upgrade.and_then(|upgrade| upgrade.survey.as_ref().err());
+    let health = upgrade.is_some_and(|upgrade| upgrade.unhealthy.is_err());
+    let checks = if health { "ComponentHealth, KubeletSkew" } else { "KubeletSkew" };
     Check::new(
         "APIServerAnswers",
         "once it answers: `kubectl get nodes`, and the metric apiserver_requested_deprecated_apis",
     )
-    .warning(why.map(|why| format!("KubeletSkew and DeprecatedAPIs were not checked: {why}")))
+    .warning(why.map(|why| format!("{checks} and DeprecatedAPIs were not checked: {why}")))
 }
 
 fn surveyed(upgrade: Option<&Upgrade>) -> Option<&Survey> {
@@ -120,12 +122,12 @@ mod tests {
     }
 
     fn well() -> Upgrade {
-        Upgrade { unhealthy: [].into(), mends: false, survey: Ok(Survey::default()) }
+        Upgrade { mends: false, unhealthy: Ok([].into()), survey: Ok(Survey::default()) }
     }
 
     #[test]
     fn a_component_that_is_not_healthy_is_mended_first() {
-        let ill = || Upgrade { unhealthy: [(Component::Etcd, "connection refused".to_owned())].into(), ..well() };
+        let ill = || Upgrade { unhealthy: Ok([(Component::Etcd, "connection refused".to_owned())].into()), ..well() };
         let message = "not every component is healthy: etcd: connection refused".to_owned();
         let cluster = Cluster::example();
         assert_eq!(told(&cluster, ill(), "ComponentHealth"), Some((Level::Error, message.clone())));
@@ -161,6 +163,11 @@ mod tests {
         assert_eq!(told(&cluster, away(), "KubeletSkew"), None);
         let expected = "KubeletSkew and DeprecatedAPIs were not checked: no answer".to_owned();
         assert_eq!(told(&cluster, away(), "APIServerAnswers"), Some((Level::Warning, expected)));
+
+        let interrupted = || Upgrade { unhealthy: Err("etcd is away".to_owned()), mends: true, ..away() };
+        assert_eq!(told(&cluster, interrupted(), "ComponentHealth"), None);
+        let expected = "ComponentHealth, KubeletSkew and DeprecatedAPIs were not checked: no answer".to_owned();
+        assert_eq!(told(&cluster, interrupted(), "APIServerAnswers"), Some((Level::Warning, expected)));
     }
 
     #[test]
