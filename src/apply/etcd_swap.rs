@@ -147,6 +147,18 @@ pub(super) async fn discard_copy<R>(goal: &Goal<'_>, host: &Host<'_, R>) -> Resu
     Ok(made.into_iter().map(|what| Record::Gone { what }).collect())
 }
 
+/// Takes away what swaps have left that were killed, and that nobody goes on with: the control plane is as it should be.
+pub(super) async fn tidy<R>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(), ApplyError> {
+    if host.journal.ledger()?.etcd_swap.is_none() {
+        let gone = discard_copy(goal, host).await?;
+        if !gone.is_empty() {
+            host.journal.append(&gone)?;
+        }
+        fsx::remove_tree(&host.layout.etcd_swap())?;
+    }
+    Ok(())
+}
+
 fn data<R>(goal: &Goal<'_>, host: &Host<'_, R>) -> DataDir {
     DataDir::new(host.layout.below_root(&goal.cluster.etcd.data_dir))
 }
@@ -394,7 +406,12 @@ impl<'a, R: Runtime> Run<'a, R> {
         let Some(earlier) = self.earlier else { return Ok(()) };
         self.phase.update(&format!("etcd makes its data readable for {earlier}, and serves on"));
         let within = self.goal.cluster.timeouts.control_plane_component_health_check;
-        self.client.downgrade_to(earlier, within).await?;
+        let begin = Instant::now();
+        // It may have been started a moment ago.
+        while begin.elapsed() < within && self.client.status().await.map_or(true, |status| status.leader == 0) {
+            sleep(POLL).await;
+        }
+        self.client.downgrade_to(earlier, within.saturating_sub(begin.elapsed())).await?;
         // Until it has been told, the cluster may still be on its way up.
         sleep(POLL).await;
         Ok(())

@@ -306,7 +306,11 @@ pub async fn perform<R: Runtime>(
                 Err(_) => Err(error),
             }
         }
-        result => result.map(|()| outcome),
+        Ok(()) => {
+            etcd_swap::tidy(goal, host).await?;
+            Ok(outcome)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -173,8 +173,8 @@ impl Flags {
 enum Voice {
     /// That it is well.
     Health,
-    /// Objects, while there is an etcd.
-    Objects(Store),
+    /// Objects, while there is an etcd, and of which version it is.
+    Objects(Store, String),
     /// What etcd's gateway does.
     Etcd(Weak<Etcd>),
 }
@@ -215,7 +215,8 @@ impl Server {
                 let tls = pair("tls-cert-file", "tls-private-key-file")?;
                 let etcd = Path::new(flags.get("tls-cert-file")).ancestors().nth(4)?.join("var/lib/etcd");
                 let address = at(flags.get("advertise-address"), flags.get("secure-port"))?;
-                vec![start(address, Some(tls), Voice::Objects(Store::of(&etcd, disk)))]
+                let version = spec.image.rsplit(':').next().unwrap_or_default().to_owned();
+                vec![start(address, Some(tls), Voice::Objects(Store::of(&etcd, disk), version))]
             }
             "kube-controller-manager" => {
                 vec![start(at(flags.get("bind-address"), "10257")?, Some(OWN.clone()), Voice::Health)]
@@ -279,13 +280,16 @@ fn serve(stream: impl Read + Write, voice: &Voice, ended: &AtomicBool) {
             return;
         }
         let (status, body) = match voice {
-            Voice::Objects(store) if !store.is_served() => ("500 Internal Server Error", "no etcd".to_owned()),
-            Voice::Objects(store) if path.starts_with("/api") => object(store, &method, &path, &body),
+            Voice::Objects(store, _) if !store.is_served() => ("500 Internal Server Error", "no etcd".to_owned()),
+            Voice::Objects(_, version) if path == "/version" => {
+                ("200 OK", json!({ "gitVersion": version }).to_string())
+            }
+            Voice::Objects(store, _) if path.starts_with("/api") => object(store, &method, &path, &body),
             Voice::Etcd(etcd) => {
                 let Some(etcd) = etcd.upgrade() else { return };
                 ("200 OK", etcd.answer(&path, &body))
             }
-            Voice::Objects(_) | Voice::Health => ("200 OK", "ok".to_owned()),
+            Voice::Objects(..) | Voice::Health => ("200 OK", "ok".to_owned()),
         };
         let kind = if body.starts_with('{') { "application/json" } else { "text/plain" };
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", body.len());

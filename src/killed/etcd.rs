@@ -29,7 +29,6 @@ const NEW: [&[u8]; 2] = [fixture!("untouched.wal"), fixture!("untouched.db")];
 /// The log of the new one once somebody has written.
 const WRITTEN: &[u8] = fixture!("put.wal");
 
-
 /// What etcd keeps, by the API server's paths.
 #[derive(Clone)]
 pub(super) struct Store {
@@ -110,9 +109,8 @@ impl Etcd {
             store.write(&BTreeMap::new());
         }
         let lock = File::open(store.database()).ok()?;
-        let is_locked = (0..ATTEMPTS).any(|_| {
-            lock.try_lock().inspect_err(|_| thread::sleep(Duration::from_millis(1))).is_ok()
-        });
+        let is_locked =
+            (0..ATTEMPTS).any(|_| lock.try_lock().inspect_err(|_| thread::sleep(Duration::from_millis(1))).is_ok());
         if !is_locked || (is_old && !store.is_old()) {
             return None;
         }
@@ -128,9 +126,7 @@ impl Etcd {
         let storage = if self.store.is_old() { "3.6.0" } else { "3.7.0" };
         let mut downgrades = self.downgrades.lock().unwrap();
         match path {
-            "/version" => {
-                json!({ "etcdserver": version, "etcdcluster": storage, "storage": storage }).to_string()
-            }
+            "/version" => json!({ "etcdserver": version, "etcdcluster": storage, "storage": storage }).to_string(),
             "/v3/maintenance/downgrade" => {
                 let question: Value = serde_json::from_slice(body).unwrap_or_default();
                 *downgrades = question["action"] == "ENABLE";

@@ -31,7 +31,7 @@ use crate::service::{self, AgentCommand, Manager, in_process};
 use crate::takedown;
 use crate::ui::{Format, Mode, Printer, Progress};
 
-/// Each world has a loopback address of its own, where its components listen.
+/// Each world has a loopback address of its own, where its components listen: of its process, and of itself there.
 static WORLDS: AtomicU8 = AtomicU8::new(1);
 
 /// How the world ended at a point.
@@ -114,7 +114,8 @@ impl World {
         std::fs::write(root.path().join("plinth"), "a program").unwrap();
         let foreign = Tree::of(root.path());
         let disk = Disk::watch(root.path());
-        let address = Ipv4Addr::new(127, 77, WORLDS.fetch_add(1, Ordering::Relaxed), 1);
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let address = Ipv4Addr::new(127, high, low, WORLDS.fetch_add(1, Ordering::Relaxed));
         let fake = FakeRuntime::new(Clock::system());
         let engine = Engine::new(fake, disk.clone());
         let agent = Agent::new(layout.clone(), engine.clone());
@@ -142,7 +143,10 @@ impl World {
         cluster.advertise_address = self.address.into();
         cluster.controller_manager.extra_args = vec![bind.clone()];
         cluster.scheduler.extra_args = vec![bind, ("v".to_owned(), verbosity.to_owned())];
-        let urls = [("listen-metrics-urls", format!("http://{address}:2381")), ("listen-client-urls", format!("https://{address}:2379"))];
+        let urls = [
+            ("listen-metrics-urls", format!("http://{address}:2381")),
+            ("listen-client-urls", format!("https://{address}:2379")),
+        ];
         cluster.etcd.options.extra_args = urls.map(|(name, url)| (name.to_owned(), url)).to_vec();
         cluster.timeouts.control_plane_component_health_check = Duration::from_secs(20);
         cluster.timeouts.kubernetes_api_call = Duration::from_secs(10);

@@ -8,8 +8,8 @@ use nix::unistd::Pid;
 use crate::command::{Ended, start};
 use crate::configuration::served_by_default_port;
 use crate::host::{
-    Container, LONG, SOON, Tree, agent_pid, all_running, check, container_ids, docker, eventually, healthy,
-    kubectl, plinth, plinth_command, running, shell, sigkill,
+    Container, LONG, SOON, Tree, agent_pid, all_running, check, container_ids, docker, eventually, healthy, kubectl,
+    plinth, plinth_command, running, shell, sigkill,
 };
 use crate::sandbox::note;
 
