@@ -333,8 +333,8 @@ impl Writer {
         self.stop.store(true, Ordering::Relaxed);
         let acknowledged = self.thread.join().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let list = runtime.block_on(Client::admin().get(MAPS));
-        let items = list["items"].as_array().unwrap();
+        let answer = runtime.block_on(Client::admin().get(MAPS));
+        let items = answer["items"].as_array().unwrap();
         let there: BTreeSet<_> =
             items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect();
         let lost: Vec<_> = acknowledged.difference(&there).collect();
