@@ -49,21 +49,21 @@ fn victim(index: usize) -> Victim {
 
 pub(crate) fn first_init_and_reset() {
     let empty = Tree::of_host();
-    let inits = effects_of("init");
-    let resets = effects_of("reset --force");
+    let of_init = effects_of("init");
+    let of_reset = effects_of("reset --force");
     for index in 0..INSTANTS {
-        kill_at("init", instant(index, INSTANTS, inits), victim(index));
+        kill_at("init", instant(index, INSTANTS, of_init), victim(index));
         is_known(&empty);
         plinth("init").ok();
         converged(&empty, "init");
 
-        kill_at("reset --force", instant(index, INSTANTS, resets), victim(index));
+        kill_at("reset --force", instant(index, INSTANTS, of_reset), victim(index));
         plinth("reset --force").ok();
         assert_eq!(empty.difference(&Tree::of_host()), Vec::<String>::new());
         assert!(container_ids().is_empty());
         assert_eq!(control_plane_processes(), Vec::<String>::new());
     }
-    note(&format!("{INSTANTS} of {inits} effects of init and of {resets} of reset"));
+    note(&format!("{INSTANTS} of {of_init} effects of init and of {of_reset} of reset"));
 }
 
 pub(crate) fn a_change() {
@@ -169,7 +169,13 @@ fn kill_at(arguments: &str, instant: usize, victim: Victim) {
         command.child.kill().unwrap();
     }
     match victim {
-        Victim::Agent | Victim::CommandAndAgent => agents().into_iter().for_each(sigkill),
+        Victim::CommandAndAgent => agents().into_iter().for_each(sigkill),
+        Victim::Agent => {
+            agents().into_iter().for_each(sigkill);
+            // The command goes on for a while, and may wait for minutes.
+            thread::sleep(Duration::from_secs(1));
+            command.child.kill().unwrap();
+        }
         Victim::CommandAndEngine => {
             kill_engine();
             start_engine();
@@ -327,8 +333,8 @@ impl Writer {
         self.stop.store(true, Ordering::Relaxed);
         let acknowledged = self.thread.join().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let list = runtime.block_on(Client::admin().get(MAPS));
-        let items = list["items"].as_array().unwrap();
+        let answer = runtime.block_on(Client::admin().get(MAPS));
+        let items = answer["items"].as_array().unwrap();
         let there: BTreeSet<_> =
             items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect();
         let lost: Vec<_> = acknowledged.difference(&there).collect();
