@@ -219,15 +219,14 @@ pub enum ApplyError {
 impl Hint for ApplyError {
     fn hints(&self) -> Vec<String> {
         let Self::EtcdStuck(stuck) = self else { return Vec::new() };
-        let EtcdStuck { data, copy, .. } = stuck.as_ref();
+        let EtcdStuck { data, copy, manifest, old_manifest, .. } = stuck.as_ref();
         let again = "`plinth status` and `plinth logs` say why; mend that, and run the same command again";
         let mut hints = vec![format!("nothing was thrown away: {again}")];
         if let Some((copy, etcd::CopyRecord { etcd, .. })) = copy {
-            let (data, copy) = (data.display(), copy.display());
+            let [data, copy, manifest, old] = [data, copy, manifest, old_manifest].map(|path| path.display());
             hints.push(format!(
-                "to give up what was written since, and only then: mv /etc/kubernetes/manifests/etcd.yaml /root/; when \
-                 etcd is gone: mv {data} {data}.given-up && cp -a {copy}/member {data}; then put the manifest of {etcd} \
-                 back: cp /var/lib/plinth/etcd-swap/old.yaml /etc/kubernetes/manifests/etcd.yaml"
+                "to give up what was written since, and only then: mv {manifest} /root/; when etcd is gone: mv {data} \
+                 {data}.given-up && cp -a {copy}/member {data}; then put the manifest of {etcd} back: cp {old} {manifest}"
             ));
         }
         hints
@@ -247,11 +246,15 @@ pub struct EtcdStuck {
     pub revision: Option<u64>,
     /// The copy from before the swap: where, and of what.
     pub copy: Option<(PathBuf, etcd::CopyRecord)>,
+    /// Where the agent reads its manifest.
+    pub manifest: PathBuf,
+    /// The manifest from before the swap.
+    pub old_manifest: PathBuf,
 }
 
 impl fmt::Display for EtcdStuck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { image, reason, data, revision, copy } = self;
+        let Self { image, reason, data, revision, copy, .. } = self;
         let revision = revision.map_or_else(|| "an unknown revision".to_owned(), |number| format!("revision {number}"));
         write!(f, "{image} does not become healthy: {reason}; its data are in `{}` at {revision}", data.display())?;
         match copy {
@@ -421,7 +424,11 @@ async fn steps<R: Runtime>(
                         outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
                         peer::record(goal, host, ledger).await?;
                     } else {
-                        etcd_swap::undo(&swapped, goal, host).await?;
+                        let undone = etcd_swap::undo(&swapped, goal, host).await?;
+                        if let Some((etcd, Some(reason))) = undone {
+                            let unhealthy = vec![(etcd, reason)];
+                            return Err(ApplyError::Unhealthy { after: Duration::ZERO, hopeless: false, unhealthy });
+                        }
                     }
                 }
             }

@@ -98,6 +98,11 @@ impl OpenSwap {
         }))
     }
 
+    /// Where the manifest from before is kept.
+    pub fn old_manifest(layout: &Layout) -> PathBuf {
+        manifest(layout, OLD)
+    }
+
     /// Keeps both manifests where [`OpenSwap::read`] finds them, and returns what the journal has to say of them.
     pub fn keep(&self, layout: &Layout) -> Result<[SwapSide; 2], FsError> {
         fsx::create_directories(&layout.etcd_swap(), DIRECTORY_MODE)?;
