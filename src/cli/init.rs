@@ -403,6 +403,9 @@ pub(super) fn failure(error: InitError, printer: &Printer) -> Failure {
                 "revision": revision, "copy": copy });
             (Exit::Failed, value)
         }
+        InitError::Refused(refusals) if refusals.iter().all(|one| one.is_usage() || one.is_preflight()) => {
+            (Exit::Preflight, json!({ "error": "refused", "message": error.to_string() }))
+        }
         InitError::Refused(_) => (Exit::Failed, json!({ "error": "refused", "message": error.to_string() })),
         _ => (Exit::Failed, json!({ "error": "failed", "message": error.to_string() })),
     };
