@@ -213,11 +213,7 @@ fn what_is_to_be_done() {
             Case::new(exited(137), Some(exited(1))).with(cold),
             reject("c exited with code 1"),
         ),
-        (
-            "a reboot in the middle",
-            Case::new(exited(137), Some(exited(137))).with(unsteered).with(untried),
-            until(0),
-        ),
+        ("a reboot in the middle", Case::new(exited(137), Some(exited(137))).with(unsteered).with(untried), until(0)),
         (
             "a reboot in the middle, and the next agent tries",
             Case::new(exited(137), Some(exited(137))).with(cold).with(|case| case.tried_since = Some(now())),
@@ -416,8 +412,10 @@ impl Host {
     fn run(&mut self, pod: &StaticPod) {
         // Its crash loop would have no end.
         let since = self.tried.as_ref().map(|(_, since)| *since);
-        let anew = |c: &Container| {
-            matches!(&c.state, State::Exited(end) if belongs_to(c, pod) && since.is_none_or(|at| end.finished_at >= at))
+        let counts = |end: Timestamp| since.is_none_or(|since| end >= since);
+        let anew = |c: &Container| match &c.state {
+            State::Exited(end) => belongs_to(c, pod) && counts(end.finished_at),
+            _ => false,
         };
         let idle = (EXITS..8).any(|number| Self::of(number).hash == pod.hash) && self.containers.values().any(anew);
         if self.containers.values().any(|c| belongs_to(c, pod) && (is_running(c) || idle)) {

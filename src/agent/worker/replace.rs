@@ -204,9 +204,7 @@ impl<R: Runtime> Worker<R> {
         self.unsteer(HANDSHAKES).await;
         let Surge { forgotten, stopping, endings, .. } = std::mem::take(&mut self.surge);
         self.surge = Surge { forgotten: true, stopping, endings, ..Surge::default() };
-        if !forgotten
-            && let Err(error) = surge::forget(&self.shared.proven, &self.key)
-        {
+        if !forgotten && let Err(error) = surge::forget(&self.shared.proven, &self.key) {
             tracing::warn!(pod = %self.key, %error, "cannot forget the proven version");
         }
     }
@@ -251,8 +249,7 @@ impl<R: Runtime> Worker<R> {
         if self.surge.is_trying() && self.surge.steering.is_some() {
             let (proc, port) = (self.shared.proc.clone(), port_of(pod));
             let listeners = apart(move || proc.listeners(&[port])).await;
-            self.surge.listens =
-                listeners.is_ok_and(|listeners| surge::listens(&listeners, &self.containers, pod));
+            self.surge.listens = listeners.is_ok_and(|listeners| surge::listens(&listeners, &self.containers, pod));
         }
     }
 
