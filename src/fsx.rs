@@ -267,7 +267,12 @@ fn empty_but(directory: &Path, mounts: &[PathBuf]) -> Result<()> {
 /// Takes the attributes off `path`, and off all that is in it if it is a directory, that keep root from changing it:
 /// "immutable" and "append only", see chattr(1). Other file systems that are mounted there are left alone.
 pub fn unlock(path: &Path) -> Result<()> {
-    unlock_but(path, &mounts_below(path)?)
+    // A link has no attributes, and what it leads to is not asked for.
+    if path.is_symlink() || !path.is_dir() {
+        return unlock_one(path);
+    }
+    let path = fs::canonicalize(path).map_err(FsError::of("resolve", path))?;
+    unlock_but(&path, &mounts_below(&path)?)
 }
 
 fn unlock_but(path: &Path, mounts: &[PathBuf]) -> Result<()> {

@@ -97,6 +97,7 @@ pub async fn run<R: Runtime>(host: &Host<'_, R>, made: &Made, options: Options) 
     phase.update("stopping the agent");
     manager.stop(layout).await?;
     phase.done("the agent is stopped");
+    let made = &made.again(host).await?;
 
     let mut reasons = Reasons::new();
     let mut phase = host.printer.phase("containers");
@@ -475,6 +476,19 @@ mod tests {
         assert!(container.state == State::There && container.why.contains("does not answer"), "{report:?}");
         assert!(!report.complete && !fixture.path("etc").exists() && fixture.layout.agent_id().exists());
         assert_eq!(of(&report, &fixture.layout.state()), (State::There, "is needed until all else is gone"));
+        fixture.runtime.come_back();
+        let report = fixture.reset(Options::default()).await;
+        assert!(all_gone(&report) && !fixture.layout.state().exists(), "{report:?}");
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_cannot_be_asked_is_no_proof_that_it_has_nothing() {
+        let fixture = fixture();
+        fixture.make("etc/kubernetes/admin.conf");
+        std::fs::write(fixture.layout.agent_id(), "a\n").unwrap();
+        fixture.runtime.go_away();
+        let report = fixture.reset(Options::default()).await;
+        assert!(!report.complete && fixture.layout.journal().exists(), "{report:?}");
         fixture.runtime.come_back();
         let report = fixture.reset(Options::default()).await;
         assert!(all_gone(&report) && !fixture.layout.state().exists(), "{report:?}");

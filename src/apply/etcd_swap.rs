@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use reqwest::Url;
 use tokio::time::{sleep, timeout};
 
+use super::watch::Watch;
 use super::{ApplyError, EtcdStuck, Goal, HealthyAfter, Host, exchange};
 use crate::agent::blocking::apart;
 use crate::agent::client::AgentClient;
@@ -125,7 +126,8 @@ pub(super) async fn undo<R: Runtime>(
     };
     let mut reason = None;
     let driven = match run.drive().await {
-        Err(error) if run.swap.course == Course::Forward && !matches!(error, ApplyError::EtcdStuck(_)) => {
+        Err(error @ (ApplyError::EtcdStuck(_) | ApplyError::AgentGone { .. })) => Err(error),
+        Err(error) if run.swap.course == Course::Forward => {
             reason = Some(with_causes(&error));
             run.fail()?;
             run.drive().await
@@ -369,6 +371,7 @@ impl<'a, R: Runtime> Run<'a, R> {
 
     async fn await_gone(&mut self) -> Result<(), ApplyError> {
         let begin = Instant::now();
+        let mut watch = Watch::default();
         loop {
             let data = self.data.clone();
             if !apart(move || data.is_in_use()).await? && self.is_let_go().await {
@@ -378,6 +381,7 @@ impl<'a, R: Runtime> Run<'a, R> {
             if begin.elapsed() >= GONE {
                 return Err(ApplyError::EtcdRuns { after: GONE });
             }
+            watch.look(self.host)?;
             sleep(POLL).await;
         }
     }

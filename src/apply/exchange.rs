@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::hopeless::without_hope;
 use super::lead::{Lead, Leads};
+use super::watch::Watch;
 use super::{ApplyError, Goal, HealthyAfter, Host};
 use crate::agent::client::AgentClient;
 use crate::agent::pod::StaticPod;
@@ -180,11 +181,18 @@ pub(super) async fn write_and_wait<R: Runtime>(
     let begin = Instant::now();
     fsx::write_if_changed(&path, text.as_bytes(), MANIFEST_MODE)?;
     let mut hopeless_since: Option<Instant> = None;
+    let mut watch = Watch::default();
     let file = path.display().to_string();
     loop {
         let seen = match agent.status().await {
-            Ok(status) => look(&status, component, &file, before.as_deref(), wanted.as_deref()),
-            Err(_) => Seen::Waiting { reason: "the agent does not answer".to_owned(), patience: None },
+            Ok(status) => {
+                watch.runs();
+                look(&status, component, &file, before.as_deref(), wanted.as_deref())
+            }
+            Err(_) => {
+                watch.look(host)?;
+                Seen::Waiting { reason: "the agent does not answer".to_owned(), patience: None }
+            }
         };
         // The agent starts none before the old one is gone; the sooner this is known, the better.
         if !same && lead.is_held() && (matches!(seen, Seen::Runs { .. }) || has_ended(old.as_deref(), host).await) {

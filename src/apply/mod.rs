@@ -19,6 +19,7 @@ mod files;
 mod hopeless;
 mod lead;
 mod peer;
+mod watch;
 
 pub use before::before_upgrade;
 
@@ -54,6 +55,8 @@ use crate::service::{self, AgentCommand, Manager, ServiceError};
 use crate::takedown::{self, TakedownError};
 use crate::ui::Printer;
 use crate::yaml;
+
+use watch::Watch;
 
 /// How long the old API server may take to give the agent its rights before it is exchanged.
 const BEFORE_EXCHANGE: Duration = Duration::from_secs(2);
@@ -163,6 +166,12 @@ pub enum ApplyError {
         /// Where it says why.
         log: PathBuf,
     },
+    /// The agent ended while it was waited for, and stays away.
+    #[error("the agent ended while it was waited for; its log is `{log}`")]
+    AgentGone {
+        /// Where it says why.
+        log: String,
+    },
     /// The wait ended without everything healthy; the autopsy follows.
     #[error("the control plane is not healthy after {} s", after.as_secs())]
     Unhealthy {
@@ -218,6 +227,9 @@ pub enum ApplyError {
 
 impl Hint for ApplyError {
     fn hints(&self) -> Vec<String> {
+        if matches!(self, Self::AgentGone { .. }) {
+            return vec!["run the same command again: it goes on from here".to_owned()];
+        }
         let Self::EtcdStuck(stuck) = self else { return Vec::new() };
         let EtcdStuck { data, copy, manifest, old_manifest, .. } = stuck.as_ref();
         let again = "`plinth status` and `plinth logs` say why; mend that, and run the same command again";
@@ -305,7 +317,8 @@ pub async fn perform<R: Runtime>(
                 }
             }
         }
-        Err(error @ ApplyError::EtcdStuck(_)) => Err(error),
+        // Nothing can be put back without an agent either.
+        Err(error @ (ApplyError::EtcdStuck(_) | ApplyError::AgentGone { .. })) => Err(error),
         // Whatever else goes wrong with etcd away must not leave it away.
         Err(error) if exchanged.iter().any(|one| matches!(one, Exchange::Etcd(_))) => {
             let back = put_back(plan, exchanged, goal, host).await?;
@@ -661,7 +674,7 @@ async fn wait<R>(
     agent: Option<&mut Child>,
 ) -> Result<Vec<HealthyAfter>, ApplyError> {
     enum Abort {
-        AgentEnded(std::process::ExitStatus),
+        Agent(ApplyError),
         Hopeless,
     }
     let checkers = checkers(goal, host.layout)?;
@@ -683,15 +696,15 @@ async fn wait<R>(
     let agent_ended = async {
         match agent {
             Some(child) => match child.wait().await {
-                Ok(status) => status,
+                Ok(status) => ApplyError::AgentEnded { status, log: host.layout.agent_log() },
                 Err(_) => std::future::pending().await,
             },
-            None => std::future::pending().await,
+            None => Watch::default().gone(host).await,
         }
     };
     let abort = async {
         tokio::select! {
-            status = agent_ended => Abort::AgentEnded(status),
+            error = agent_ended => Abort::Agent(error),
             () = hopeless::hopeless(host.layout) => Abort::Hopeless,
         }
     };
@@ -716,9 +729,7 @@ async fn wait<R>(
                 Unmet::Aborted { by: Abort::Hopeless, unhealthy, .. } => {
                     ApplyError::Unhealthy { after: begin.elapsed(), hopeless: true, unhealthy: reasons(unhealthy) }
                 }
-                Unmet::Aborted { by: Abort::AgentEnded(status), .. } => {
-                    ApplyError::AgentEnded { status, log: host.layout.agent_log() }
-                }
+                Unmet::Aborted { by: Abort::Agent(error), .. } => error,
             })
         }
     }

@@ -78,6 +78,15 @@ impl Made {
         Ok(made)
     }
 
+    /// With what the agent has made since, which is stopped now.
+    pub(super) async fn again<R: Runtime>(&self, host: &Host<'_, R>) -> Result<Self, ResetError> {
+        let mut now = Self::find(host.layout, host.runtime, &host.journal.ledger()?).await?;
+        now.creations.extend(self.creations.iter().cloned());
+        let known = std::mem::replace(&mut now.containers, self.containers.clone());
+        now.containers.extend(known.into_iter().filter(|(_, name)| !name.is_empty()));
+        Ok(now)
+    }
+
     /// Files, directories, images and the unit.
     pub(super) fn creations(&self) -> impl Iterator<Item = &Creation> {
         self.creations.iter().filter(|creation| !matches!(creation, Creation::Container { .. }))
@@ -176,7 +185,7 @@ pub(super) async fn look<R: Runtime>(
     reasons: &Reasons,
 ) -> Result<Vec<Thing>, ResetError> {
     let mut things = vec![agent(host.layout)?];
-    things.extend(containers(host.runtime, made, reasons).await);
+    things.extend(containers(host, made, reasons).await?);
     for creation in made.creations() {
         match creation {
             Creation::Image { .. } => things.push(image(host.runtime, creation, options, reasons).await),
@@ -222,13 +231,22 @@ fn agent(layout: &Layout) -> Result<Thing, ResetError> {
     Ok(Thing::new("process", "plinth agent".to_owned(), state, "runs"))
 }
 
-async fn containers<R: Runtime>(runtime: &R, made: &Made, reasons: &Reasons) -> Vec<Thing> {
-    let looks = made.containers.iter().map(async |(id, name)| {
+/// Those that are known, and whatever else carries our label by now.
+async fn containers<R: Runtime>(host: &Host<'_, R>, made: &Made, reasons: &Reasons) -> Result<Vec<Thing>, ResetError> {
+    let mut all = made.containers.clone();
+    let mut unasked = made.engine_away.clone();
+    if let (Some(agent), None) = (takedown::agent_id(host.layout)?, &unasked) {
+        match host.runtime.list(&agent).await {
+            Ok(found) => found.into_iter().for_each(|one| _ = all.entry(one.id).or_insert(one.name)),
+            Err(error) => unasked = Some(error.to_string()),
+        }
+    }
+    let looks = all.iter().map(async |(id, name)| {
         let short = id.get(..12).unwrap_or(id);
         let what = if name.is_empty() { short.to_owned() } else { format!("{name} ({short})") };
-        let answer = match &made.engine_away {
+        let answer = match &unasked {
             Some(error) => Err(error.clone()),
-            None => runtime.inspect(id).await.map_err(|error| error.to_string()),
+            None => host.runtime.inspect(id).await.map_err(|error| error.to_string()),
         };
         let why = reasons.get(CONTAINERS).map_or("", String::as_str);
         match answer {
@@ -240,7 +258,14 @@ async fn containers<R: Runtime>(runtime: &R, made: &Made, reasons: &Reasons) -> 
             }
         }
     });
-    join_all(looks).await
+    let mut things = join_all(looks).await;
+    // Nobody can say that there is none.
+    if let Some(error) = unasked.as_ref().or(reasons.get(CONTAINERS))
+        && things.iter().all(|thing| thing.state == State::Gone)
+    {
+        things.push(Thing::new("container", "any".to_owned(), State::There, error));
+    }
+    Ok(things)
 }
 
 async fn image<R: Runtime>(runtime: &R, creation: &Creation, options: Options, reasons: &Reasons) -> Thing {

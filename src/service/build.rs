@@ -13,6 +13,9 @@ use crate::journal::{Creation, Ledger};
 use crate::layout::Layout;
 use crate::proc::Proc;
 
+/// How many builds that were replaced are kept.
+const KEPT: usize = 2;
+
 /// What [`install`] makes on the host, for the journal.
 pub fn creations(command: &AgentCommand, layout: &Layout) -> Vec<Creation> {
     let installed = layout.binary();
@@ -76,15 +79,27 @@ pub fn outdated(command: &AgentCommand, layout: &Layout) -> Result<Option<&'stat
 }
 
 /// Keeps the executable of the agent that runs as `plinth-<hash>` in [`Layout::binaries`]: a build that was replaced is
-/// still there for who wants to go back to it.
+/// still there for who wants to go back to it. Of those only the newest [`KEPT`] are.
 pub fn keep(layout: &Layout) -> Result<(), ServiceError> {
     let Holder::Process(pid) = running(layout)? else { return Ok(()) };
     let program = fsx::read(&executable(layout, pid))?;
     let hash = digest::digest(&digest::SHA256, &program);
     let name = hash.as_ref()[..6].iter().fold("plinth-".to_owned(), |name, byte| name + &format!("{byte:02x}"));
-    let kept = layout.binaries().join(name);
-    fsx::create_directories(&layout.binaries(), 0o700)?;
-    fsx::write_if_changed(&kept, &program, 0o755)?;
+    keep_build(&layout.binaries(), &name, &program)
+}
+
+fn keep_build(directory: &Path, name: &str, program: &[u8]) -> Result<(), ServiceError> {
+    fsx::create_directories(directory, 0o700)?;
+    let kept = directory.join(name);
+    // Anew, so that it is the newest.
+    fsx::write_atomic(&kept, program, 0o755)?;
+    let modified = |path: &PathBuf| path.metadata().and_then(|meta| meta.modified()).ok();
+    let entries = std::fs::read_dir(directory).map_err(FsError::of("read directory", directory))?;
+    let mut others: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| *path != kept).collect();
+    others.sort_by_key(|path| std::cmp::Reverse(modified(path)));
+    for path in others.iter().skip(KEPT - 1) {
+        fsx::remove_file(path)?;
+    }
     Ok(())
 }
 
@@ -107,4 +122,23 @@ fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
     one.read_to_end(&mut left)?;
     other.read_to_end(&mut right)?;
     Ok(left == right)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_builds_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        for (age, name) in [(4, "one"), (3, "two"), (2, "one"), (1, "three")] {
+            keep_build(directory.path(), name, name.as_bytes()).unwrap();
+            let file = File::options().write(true).open(directory.path().join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(age)).unwrap();
+        }
+        let mut kept: Vec<_> =
+            std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        kept.sort();
+        assert_eq!(kept, ["one", "three"]);
+    }
 }

@@ -169,13 +169,8 @@ fn kill_at(arguments: &str, instant: usize, victim: Victim) {
         command.child.kill().unwrap();
     }
     match victim {
-        Victim::CommandAndAgent => agents().into_iter().for_each(sigkill),
-        Victim::Agent => {
-            agents().into_iter().for_each(sigkill);
-            // The command goes on for a while, and may wait for minutes.
-            thread::sleep(Duration::from_secs(1));
-            command.child.kill().unwrap();
-        }
+        // The command notices by itself that it waits for nobody.
+        Victim::Agent | Victim::CommandAndAgent => agents().into_iter().for_each(sigkill),
         Victim::CommandAndEngine => {
             kill_engine();
             start_engine();
