@@ -520,7 +520,7 @@ fn superfluous(directory: &Path) -> Result<Vec<PathBuf>, FsError> {
     let names = files.filter_map(|entry| entry.file_name().into_string().ok());
     let (mut partial, mut whole) = (Vec::new(), Vec::new());
     for name in names {
-        if name.starts_with("etcd-") && name.ends_with(".db") {
+        if name.strip_prefix("etcd-").is_some_and(|rest| rest.strip_suffix(".db").is_some()) {
             whole.push(name);
         } else if name.starts_with(".etcd-") && name.ends_with(".db.plinth-new") {
             partial.push(name);

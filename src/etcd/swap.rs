@@ -165,6 +165,7 @@ mod tests {
 
     #[test]
     fn the_way_back_ends_on_the_old_etcd() {
+        use Next::{AwaitGone, Downgrade, Gate, Start, Stop};
         // As after the copy was refused: nothing runs, and the data are those of the new etcd.
         let mut host = seen(None, Process::Gone, ASIDE, false);
         let mut steps = Vec::new();
@@ -181,7 +182,6 @@ mod tests {
                 Next::Copy | Next::Judge => panic!("{steps:?}"),
             }
         }
-        use Next::{AwaitGone, Downgrade, Gate, Start, Stop};
         let [up, down] = [Which::New, Which::Old];
         assert_eq!(steps, [Start(up), Gate(up), Downgrade, Stop, AwaitGone, Start(down), Gate(down)]);
         assert_eq!([Course::Forward, Course::Back].map(Course::goal), [up, down]);

@@ -127,6 +127,7 @@ impl Etcd {
         let mut downgrades = self.downgrades.lock().unwrap();
         match path {
             "/version" => json!({ "etcdserver": version, "etcdcluster": storage, "storage": storage }).to_string(),
+            "/v3/cluster/member/list" => json!({ "members": [] }).to_string(),
             "/v3/maintenance/downgrade" => {
                 let question: Value = serde_json::from_slice(body).unwrap_or_default();
                 *downgrades = question["action"] == "ENABLE";

@@ -109,7 +109,7 @@ impl Hint for Refusal {
             Self::Skew(SkewRefusal::TooFarBack { .. }) => one("`plinth history` shows what ran here"),
             Self::EtcdVersion { .. } => one("etcd.local.imageTag in the configuration names the version"),
             Self::EtcdLogElsewhere => one("move the log into the data directory first, with etcd stopped"),
-            Self::VersionAndAddress { from, to, .. } => [from, to].map(|version| again(version)).into(),
+            Self::VersionAndAddress { from, to, .. } => [from, to].map(again).into(),
             Self::EtcdCopy { room: true, .. } => one("make room on the file system of etcd's data directory"),
             Self::EtcdCopy { room: false, .. } => one("mend that, and run the same command again; nothing was touched"),
         }
