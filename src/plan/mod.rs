@@ -1,6 +1,6 @@
 //! What differs between configuration and host, and the steps that mend it.
 //!
-//! [`observe()`] looks at the host; [`compute`] decides, without I/O and without a clock; [`crate::apply`] acts. The
+//! [`observe()`] looks at the host; [`compute()`] decides, without I/O and without a clock; [`crate::apply`] acts. The
 //! first `init` is the plan from an empty host, a rerun is the plan from what is there, and nothing to do is an empty
 //! plan. There is no other way to change a control plane.
 //!
