@@ -43,6 +43,8 @@ pub struct Request<'a> {
     pub cluster: &'a Cluster,
     /// The control plane that runs here.
     pub running: Option<&'a Cluster>,
+    /// Its generation as the journal had it when all of this was made from it.
+    pub committed: Option<(u32, Timestamp)>,
     /// Phases to leave out.
     pub skip_phases: &'a [String],
     /// The plan that is to be performed, and no other.
@@ -88,6 +90,9 @@ pub enum InitError {
     /// Another plinth is at work.
     #[error(transparent)]
     Busy(#[from] Busy),
+    /// Another plinth was at work after it was asked for.
+    #[error("another plinth has changed this host meanwhile; run the same command again")]
+    Overtaken,
     /// An image could not be had.
     #[error(transparent)]
     Image(#[from] ImagePullError),
@@ -161,7 +166,7 @@ impl Hint for InitError {
                     .to_owned(),
             ],
             Self::Apply(error) => error.hints(),
-            Self::File(_) | Self::Manifest(_) | Self::Service(_) | Self::Phase(_) => Vec::new(),
+            Self::File(_) | Self::Manifest(_) | Self::Service(_) | Self::Phase(_) | Self::Overtaken => Vec::new(),
         }
     }
 }
@@ -269,6 +274,10 @@ impl<'a, R: Runtime> Init<'a, R> {
     pub async fn perform(&self, interrupt: impl Future<Output = ()>) -> Result<Outcome, InitError> {
         self.preflight().await?;
         let _lock = lock(self.host.layout)??;
+        // What is asked for was completed from the generation of that time: performed now, it would undo the newer one.
+        if self.host.journal.ledger()?.committed != self.request.committed {
+            return Err(InitError::Overtaken);
+        }
         let wait_and_act = async {
             self.pull_images().await?;
             // What was seen before the lock may have changed.

@@ -20,7 +20,7 @@ use aws_lc_rs::digest;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Hint;
+use crate::error::{Hint, with_causes};
 use crate::fsx::{self, FsError, effect};
 use crate::layout::Layout;
 
@@ -337,7 +337,10 @@ impl Journal {
         effect::change(&self.path, || file.write_all(lines.as_bytes())).map_err(FsError::of("write", &self.path))?;
         effect::sync(&self.path, || file.sync_data()).map_err(FsError::of("sync", &self.path))?;
         if file.metadata().is_ok_and(|meta| meta.len() > COMPACT_FROM) {
-            self.compact(&mut file)?;
+            // What was to be recorded is on disk.
+            if let Err(error) = self.compact(&mut file) {
+                tracing::warn!("the journal is not made smaller: {}", with_causes(&error));
+            }
         }
         Ok(())
     }

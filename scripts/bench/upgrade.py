@@ -113,11 +113,12 @@ class Watch:
                 self.exchanged = now
             answer = server.request("GET", SLICE)
             if answer is not None and answer[0] == 200:
+                if empty_since is not None:
+                    self.emptiest = max(self.emptiest, time.monotonic() - empty_since)
                 if serving(json.loads(answer[1])):
                     empty_since = None
-                else:
-                    empty_since = empty_since or now
-                    self.emptiest = max(self.emptiest, time.monotonic() - empty_since)
+                elif empty_since is None:
+                    empty_since = now
             time.sleep(0.02)
 
     def end(self):

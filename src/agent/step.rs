@@ -190,6 +190,11 @@ impl PodState {
         self.crashes.clear();
     }
 
+    /// Whether the pod waits for another one.
+    pub const fn is_held(&self) -> bool {
+        self.held_since.is_some() && !self.released
+    }
+
     /// `container` was started or stopped.
     pub fn succeeded(&mut self, container: &str) {
         self.failures.remove(container);

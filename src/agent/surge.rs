@@ -25,7 +25,7 @@ use super::pod::{PodKey, StaticPod};
 use super::source::memory::Remembered;
 use super::step::{belongs_to, instances, is_running, name_of};
 use crate::fsx::{self, FsError};
-use crate::proc::Proc;
+use crate::proc::{Listener, Proc};
 use crate::runtime::{Container, State};
 
 /// What is kept on disk of a pod name.
@@ -102,6 +102,9 @@ pub struct Facts<'a> {
     pub obstacle: Option<&'a str>,
     /// Since when this agent tries the file's spec, if it does: what ended before did not fail.
     pub tried_since: Option<Timestamp>,
+    /// Nothing proven ran when it began to: an end of the new one tells something of it. Otherwise what ended the proven
+    /// one may have ended the new one, too.
+    pub cold: bool,
     /// Clients are kept away from the new one.
     pub steered: bool,
     /// The new one has answered, and nobody else in its place.
@@ -121,6 +124,8 @@ pub enum Course {
     Keep(String),
     /// Keep clients away from what starts next.
     Steer,
+    /// Nothing proven runs any more: let clients go to what is being tried.
+    Unsteer,
     /// Run the file's spec, leaving the proven one's containers alone; it fails unless it answers until then.
     Try(Option<Timestamp>),
     /// The file's spec has answered: it takes over.
@@ -148,7 +153,8 @@ pub fn course(facts: &Facts<'_>) -> Course {
     if own.iter().any(|container| facts.stopping.contains(&container.id)) {
         return Course::Keep("the file's version is still ending from before".to_owned());
     }
-    if containers.values().any(|container| is_proven(container) && is_running(container)) {
+    let protected = containers.values().any(|container| is_proven(container) && is_running(container));
+    if protected {
         // What runs from before this trial has another place among those that listen.
         let starts_over = !own.is_empty() && (!facts.steered || facts.tried_since.is_none());
         match facts.obstacle {
@@ -157,10 +163,11 @@ pub fn course(facts: &Facts<'_>) -> Course {
             _ if !facts.steered => return Course::Steer,
             _ => {}
         }
+    } else if facts.steered {
+        return Course::Unsteer;
     }
-    if let Some(reason) =
-        facts.tried_since.and_then(|since| ended(facts, since)).or_else(|| facts.failed.map(str::to_owned))
-    {
+    let ended = facts.tried_since.filter(|_| protected || facts.cold).and_then(|since| ended(facts, since));
+    if let Some(reason) = ended.or_else(|| facts.failed.map(str::to_owned)) {
         return Course::Reject(reason);
     }
     if facts.answers {
@@ -173,8 +180,11 @@ pub fn course(facts: &Facts<'_>) -> Course {
         _ => None,
     });
     let budget = pod.start_up_budget();
-    // Of what an earlier agent started this one has not asked anything yet.
-    let until = started.min().map(|at| after(at.max(facts.tried_since.unwrap_or(facts.now)), budget));
+    let since = facts.tried_since.unwrap_or(facts.now);
+    // Of what an earlier agent started this one has not asked anything yet. And while nothing serves, nobody waits for
+    // ever for a start.
+    let counted = started.min().map(|at| at.max(since)).or((!protected).then_some(since));
+    let until = counted.map(|at| after(at, budget));
     match until {
         Some(until) if until <= facts.now => Course::Reject(format!("not ready within {} s", budget.as_secs())),
         _ => Course::Try(until),
@@ -190,6 +200,12 @@ pub fn has_room(proc: &Proc, pids: &[i32]) -> Result<(), String> {
     }
     let (available, used) = (available >> 20, used >> 20);
     Err(format!("{available} MiB of memory are available, and the old one has {used} MiB"))
+}
+
+/// Whether one of `listeners` belongs to a container of `pod`.
+pub fn listens(listeners: &[Listener], containers: &BTreeMap<String, Container>, pod: &StaticPod) -> bool {
+    let owners = listeners.iter().filter_map(|listener| listener.process.as_ref()?.container.as_ref());
+    owners.filter_map(|id| containers.get(id)).any(|container| belongs_to(container, pod))
 }
 
 /// How one of its containers has ended that was to last.

@@ -873,6 +873,55 @@ async fn a_failed_post_start_hook_restarts_the_container_with_back_off() {
     assert!(host.status().await.pods[0].ready);
 }
 
+fn surging(image: &str, probes: &str) -> String {
+    let probes = format!("image: '{image}', readinessProbe: {{httpGet: {{port: 1}}}}, {probes}");
+    pod("web", image, "annotations: {plinth.dev/update: surge}").replace(&format!("image: '{image}'"), &probes)
+}
+
+impl Host {
+    /// `text` is what served last, by what is kept on disk.
+    fn has_proven(&self, text: &str) {
+        let path = self.layout().manifests().join("web.yaml");
+        let proven = StaticPod::read(text, pod::Origin::File(&path), "node").unwrap();
+        let memory = surge::Memory { proven: Arc::new(proven), rejected: None };
+        surge::keep(&self.layout().proven(), &memory).unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_serving_version_of_a_surging_pod_is_restarted_like_any_other() {
+    let text = surging("i:1", "livenessProbe: {exec: {command: [check]}}");
+    let hooked = surging("i:1", "lifecycle: {postStart: {exec: {command: [x]}}}");
+    // The hook has failed a second time by now, and the probe has not.
+    for (text, stops) in [(text, 1), (hooked, 2)] {
+        let mut host = Host::new();
+        host.has_proven(&text);
+        host.fake.set_program("i:1", Program::default().answers_exec(1, "deadlock"));
+        host.write("web", &text);
+        host.start();
+        host.until("it is restarted", |host| host.fake.count(Op::Start) == 2).await;
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!((host.fake.count(Op::Start), host.fake.count(Op::Stop)), (2, stops), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cold_start_waits_for_an_image_only_as_long_as_for_an_answer() {
+    let startup = "startupProbe: {httpGet: {port: 1}, failureThreshold: 3, periodSeconds: 10}";
+    for pull in [Duration::ZERO, Duration::from_hours(1)] {
+        let mut host = Host::new();
+        host.fake.set_pull_time(pull);
+        host.has_proven(&surging("i:1", startup));
+        host.write("web", &surging("j:1", startup));
+        host.start();
+        let before = Instant::now();
+        host.until("the proven one runs", |host| host.running() == ["c_web-node_default"]).await;
+        assert!((30..40).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
+        let update = host.status().await.pods[0].update.clone().unwrap();
+        assert_eq!(update.rejected.as_deref(), Some("not ready within 30 s"));
+    }
+}
+
 fn elapsed(begin: Timestamp, end: Timestamp) -> Duration {
     Duration::try_from(end.duration_since(begin)).unwrap()
 }

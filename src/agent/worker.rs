@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ use crate::fsx::FsError;
 use crate::journal::{Creation, Record};
 use crate::logline;
 use crate::proc::Proc;
-use crate::runtime::{Container, EventKind, Runtime, RuntimeError, State};
+use crate::runtime::{Container, EventKind, PullProgress, Runtime, RuntimeError, State};
 
 mod replace;
 
@@ -407,7 +408,7 @@ impl<R: Runtime> Worker<R> {
         };
         let (name, succeeded) = match (action, pod) {
             (Action::Stop(stops), _) => {
-                if self.serves_meanwhile(wanted) {
+                if self.serves_meanwhile(stops, wanted) {
                     self.stop_aside(stops, wanted).await;
                     return true;
                 }
@@ -502,9 +503,25 @@ impl<R: Runtime> Worker<R> {
         };
         tracing::info!(pod = %self.key, image, "pulling");
         let runtime = Arc::clone(&self.shared.runtime);
-        let result = tokio::select! {
-            result = runtime.pull(&image, &|_| {}) => result,
-            _ = self.wanted.changed() => return false,
+        let progress = |_: PullProgress| {};
+        let mut pull = pin!(runtime.pull(&image, &progress));
+        let now = self.shared.clock.now();
+        // What is being tried has its time, and none is left when what served meanwhile ends.
+        let left = self.surge.until().map(|until| Duration::try_from(until.duration_since(now)).unwrap_or_default());
+        let mut late = pin!(sleep(left.unwrap_or_default()));
+        let served = self.has_proven();
+        let result = loop {
+            tokio::select! {
+                result = &mut pull => break result,
+                _ = self.wanted.changed() => return false,
+                () = &mut late, if left.is_some() => return false,
+                Some(message) = self.messages.recv(), if self.surge.is_trying() => {
+                    self.take_messages(message).await;
+                    if served && !self.has_proven() {
+                        return false;
+                    }
+                }
+            }
         };
         match result {
             Ok(()) => {
@@ -843,7 +860,10 @@ impl<R: Runtime> Worker<R> {
                         ids.insert(id);
                     }
                 }
-                Message::Reconnected => self.state.forgive(),
+                Message::Reconnected => {
+                    self.state.forgive();
+                    self.surge.forgive();
+                }
                 Message::Listed(list) => {
                     self.away = false;
                     self.books_failed = false;

@@ -7,7 +7,7 @@
 //! - What an etcd has acknowledged is never given up: a copy is put back only where nobody can miss anything.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -21,7 +21,9 @@ use crate::agent::client::AgentClient;
 use crate::agent::status::AgentStatus;
 use crate::config::loopback_of;
 use crate::error::with_causes;
-use crate::etcd::{Change, Client, Course, DataDir, DataError, Next, Observed, Process, PutBack, Series, Which, next};
+use crate::etcd::{
+    Change, Client, Course, DataDir, DataError, Next, Observed, Place, Process, PutBack, Series, Which, next,
+};
 use crate::fsx::{self, FsError};
 use crate::health::{Identity, TargetError, Trust};
 use crate::journal::{Creation, Ledger, Record};
@@ -41,6 +43,8 @@ const GONE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(20);
 /// How long etcd may take to take the end of a downgrade.
 const END_DOWNGRADE: Duration = Duration::from_secs(10);
+/// How often what one etcd may wait for fits into a replacement: becoming healthy, its downgrade, the other one.
+const WAITS: u32 = 3;
 /// How many snapshots are kept.
 const SNAPSHOTS: usize = 3;
 
@@ -58,7 +62,8 @@ impl Swapped {
             let generation = generation::committed(host.layout, ledger)?;
             Ok(generation.and_then(|mut generation| generation.manifests.remove(&Component::Etcd)))
         };
-        let on_disk = fsx::read_to_string(&plan::manifest_path(host.layout, Component::Etcd))?;
+        let on_disk = fsx::read_optional(&plan::manifest_path(host.layout, Component::Etcd))?.unwrap_or_default();
+        let on_disk = String::from_utf8_lossy(&on_disk).into_owned();
         let on_disk_runs = back != Back::LastGeneration && yaml::manifest::<Pod>(on_disk.as_bytes()).is_ok();
         let old = if on_disk_runs { on_disk } else { stored()?.unwrap_or(on_disk) };
         Ok(Self { old, new: wanted(goal).to_owned() })
@@ -131,11 +136,11 @@ pub(super) async fn undo<R: Runtime>(
     };
     let after = driven?;
     run.end(false).await?;
-    run.phase.done(&match &reason {
-        None => format!("the old etcd is back and healthy after {:.1} s", after.as_secs_f64()),
-        Some(_) => "the new etcd runs on: the old one could not be brought back".to_owned(),
-    });
-    Ok(Some((Component::Etcd, reason)))
+    match &reason {
+        None => run.phase.done(&format!("the old etcd is back and healthy after {:.1} s", after.as_secs_f64())),
+        Some(_) => run.phase.failed("the new etcd runs on: the old one could not be brought back"),
+    }
+    Ok(Some((Component::Etcd, reason.map(|reason| format!("the new one runs on: {reason}")))))
 }
 
 /// Takes the copy away that a swap has left; returns what the journal has to say then.
@@ -232,23 +237,11 @@ impl<'a, R: Runtime> Run<'a, R> {
         }
         let directory = self.host.layout.snapshots();
         fsx::create_directories(&directory, 0o700)?;
-        let present = || -> Result<Vec<_>, FsError> {
-            let entries = std::fs::read_dir(&directory).map_err(FsError::of("read directory", &directory))?;
-            Ok(entries.flatten().map(|entry| entry.path()).collect())
-        };
-        let is_whole = |path: &Path| path.extension().is_some_and(|extension| extension == "db");
-        // What was being taken when plinth was killed.
-        for path in present()?.iter().filter(|path| !is_whole(path)) {
-            fsx::remove_file(path)?;
-        }
         let path = directory.join(format!("etcd-{}.db", self.swap.id));
         let snapshot = self.client.snapshot(&path, &mut |_, _| {}).await?;
         self.phase.update(&format!("snapshot of revision {}: `{}`", snapshot.revision, path.display()));
-        // Their names are their times.
-        let mut kept = present()?;
-        kept.sort();
-        for path in kept.iter().rev().skip(SNAPSHOTS) {
-            fsx::remove_file(path)?;
+        for path in superfluous(&directory)? {
+            fsx::remove_file(&path)?;
         }
         Ok(())
     }
@@ -271,12 +264,32 @@ impl<'a, R: Runtime> Run<'a, R> {
 
     /// Goes on until an etcd is healthy: the new one on the way forward, the old one on the way back.
     async fn drive(&mut self) -> Result<Duration, ApplyError> {
+        let within = self.goal.cluster.timeouts.control_plane_component_health_check;
+        // Only while an etcd is to run: copying takes as long as it takes, and with none there is nowhere to stay.
+        let mut spent = Duration::ZERO;
         loop {
+            let begin = Instant::now();
             let seen = self.observe().await?;
             let step = next(self.change, self.swap.course, &seen);
             tracing::info!(?step, ?seen, course = ?self.swap.course, "swap of etcd");
+            if let Some(which) = seen.manifest.filter(|_| spent >= within * WAITS) {
+                let reason = "it serves, and does not get ready for the other one".to_owned();
+                return Err(match self.swap.course {
+                    Course::Forward => ApplyError::Unhealthy {
+                        after: spent,
+                        hopeless: false,
+                        unhealthy: vec![(Component::Etcd, reason)],
+                    },
+                    Course::Back | Course::Served => self.stuck(which, reason).await,
+                });
+            }
             match step {
                 Next::Stop => {
+                    // It has served since that copy was made.
+                    if self.swap.course == Course::Forward && seen.copy == Some(Place::Aside) {
+                        let data = self.data.clone();
+                        apart(move || data.discard()).await?;
+                    }
                     let stopping = format!("stopping {}", self.running(seen));
                     self.phase.update(&stopping);
                     fsx::remove_file(&self.manifest())?;
@@ -290,9 +303,18 @@ impl<'a, R: Runtime> Run<'a, R> {
                     let text = self.text(which);
                     fsx::write_if_changed(&self.manifest(), text.as_bytes(), MANIFEST_MODE)?;
                 }
-                Next::Gate(which) => return self.gate(which).await,
+                Next::Gate(which) => {
+                    let after = self.gate(which).await?;
+                    if which == self.swap.course.goal() {
+                        return Ok(after);
+                    }
+                    sleep(POLL).await;
+                }
                 Next::Judge => self.judge().await?,
                 Next::Downgrade => self.downgrade().await?,
+            }
+            if seen.manifest.is_some() {
+                spent += begin.elapsed();
             }
         }
     }
@@ -453,16 +475,21 @@ impl<'a, R: Runtime> Run<'a, R> {
         })
         .await
         .map(|contents| contents.revision);
+        // One that was put back is what etcd runs on, and what lies there instead is what it was put back over.
+        let copy = self.data.find_copy().ok().flatten();
+        let copy = copy.filter(|(record, place)| *place == Place::Aside && record.id == self.swap.id);
         ApplyError::EtcdStuck(Box::new(EtcdStuck {
             image: self.image(which).to_owned(),
             reason,
             data: self.data.member(),
             revision,
-            copy: self.data.find_copy().ok().flatten().map(|(record, _)| (self.data.copy_directory(), record)),
+            copy: copy.map(|(record, _)| (self.data.copy_directory(), record)),
+            manifest: self.manifest(),
+            old_manifest: OpenSwap::old_manifest(self.host.layout),
         }))
     }
 
-    fn manifest(&self) -> std::path::PathBuf {
+    fn manifest(&self) -> PathBuf {
         plan::manifest_path(self.host.layout, Component::Etcd)
     }
 
@@ -483,6 +510,26 @@ impl<'a, R: Runtime> Run<'a, R> {
     fn running(&self, seen: Observed) -> &str {
         seen.manifest.map_or("etcd", |which| self.image(which))
     }
+}
+
+/// Snapshots of ours in `directory` that nobody needs: those that were being taken when plinth was killed, and all but the
+/// newest. Whatever else is there is people's.
+fn superfluous(directory: &Path) -> Result<Vec<PathBuf>, FsError> {
+    let entries = std::fs::read_dir(directory).map_err(FsError::of("read directory", directory))?;
+    let files = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    let names = files.filter_map(|entry| entry.file_name().into_string().ok());
+    let (mut partial, mut whole) = (Vec::new(), Vec::new());
+    for name in names {
+        if name.starts_with("etcd-") && name.ends_with(".db") {
+            whole.push(name);
+        } else if name.starts_with(".etcd-") && name.ends_with(".db.plinth-new") {
+            partial.push(name);
+        }
+    }
+    // Their names are their times.
+    whole.sort_unstable();
+    partial.extend(whole.drain(..whole.len().saturating_sub(SNAPSHOTS)));
+    Ok(partial.into_iter().map(|name| directory.join(name)).collect())
 }
 
 /// Whether the agent has taken note that there is no etcd any more, and nothing of it runs.
@@ -544,6 +591,20 @@ mod tests {
             let status = AgentStatus { node_name: "m".to_owned(), pods, ..AgentStatus::default() };
             assert_eq!(has_let_go(&status), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn of_the_snapshots_only_our_old_ones_and_halves_go() {
+        let root = tempfile::tempdir().unwrap();
+        let name = |day: u32| format!("etcd-2026010{day}T000000.000Z.db");
+        let half = ".etcd-20260109T000000.000Z.db.plinth-new";
+        for name in (1..=5).map(name).chain(["mine.db", "etcd-notes.txt", ".other.db.plinth-new", half].map(Into::into))
+        {
+            std::fs::write(root.path().join(name), "").unwrap();
+        }
+        std::fs::create_dir(root.path().join("etcd-0.db")).unwrap();
+        let expected: Vec<_> = [half.to_owned(), name(1), name(2)].iter().map(|name| root.path().join(name)).collect();
+        assert_eq!(superfluous(root.path()).unwrap(), expected);
     }
 
     #[test]

@@ -60,6 +60,11 @@ impl Exchanged {
         Ok(Self { component, old })
     }
 
+    /// Whose.
+    pub(super) fn component(&self) -> Component {
+        self.component
+    }
+
     /// There is something to put back.
     pub(super) fn can_go_back(&self) -> bool {
         self.old.is_some()

@@ -13,7 +13,7 @@ use crate::{config::CertificatePolicy, kubeconfig};
 /// Mode of the directories of kubeconfigs and certificates; the keys in them are 0600.
 const DIRECTORY_MODE: u32 = 0o755;
 /// Mode of the manifests directory (kubeadm: `phases/etcd`, `phases/controlplane`).
-const MANIFESTS_MODE: u32 = 0o700;
+pub(super) const MANIFESTS_MODE: u32 = 0o700;
 /// Mode of etcd's data directory (kubeadm: `CreateLocalEtcdStaticPodManifestFile`).
 const ETCD_DATA_MODE: u32 = 0o700;
 /// Mode of a manifest (kubeadm: `WriteStaticPodToDisk`).

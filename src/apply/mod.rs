@@ -38,7 +38,7 @@ use crate::agent::client::ClientError;
 use crate::clock::Clock;
 use crate::cluster::{self, ClusterError};
 use crate::config::{Cluster, HostFacts};
-use crate::error::Hint;
+use crate::error::{Hint, with_causes};
 use crate::etcd;
 use crate::fsx::{self, FsError, NewFile};
 use crate::health::{self, Checker, Credentials, Healthy, Identity, Progress, TargetError, Unmet, Waiting};
@@ -231,15 +231,14 @@ impl Hint for ApplyError {
             return vec!["run the same command again: it goes on from here".to_owned()];
         }
         let Self::EtcdStuck(stuck) = self else { return Vec::new() };
-        let EtcdStuck { data, copy, .. } = stuck.as_ref();
+        let EtcdStuck { data, copy, manifest, old_manifest, .. } = stuck.as_ref();
         let again = "`plinth status` and `plinth logs` say why; mend that, and run the same command again";
         let mut hints = vec![format!("nothing was thrown away: {again}")];
         if let Some((copy, etcd::CopyRecord { etcd, .. })) = copy {
-            let (data, copy) = (data.display(), copy.display());
+            let [data, copy, manifest, old] = [data, copy, manifest, old_manifest].map(|path| path.display());
             hints.push(format!(
-                "to give up what was written since, and only then: mv /etc/kubernetes/manifests/etcd.yaml /root/; when \
-                 etcd is gone: mv {data} {data}.given-up && cp -a {copy}/member {data}; then put the manifest of {etcd} \
-                 back: cp /var/lib/plinth/etcd-swap/old.yaml /etc/kubernetes/manifests/etcd.yaml"
+                "to give up what was written since, and only then: mv {manifest} /root/; when etcd is gone: mv {data} \
+                 {data}.given-up && cp -a {copy}/member {data}; then put the manifest of {etcd} back: cp {old} {manifest}"
             ));
         }
         hints
@@ -259,11 +258,15 @@ pub struct EtcdStuck {
     pub revision: Option<u64>,
     /// The copy from before the swap: where, and of what.
     pub copy: Option<(PathBuf, etcd::CopyRecord)>,
+    /// Where the agent reads its manifest.
+    pub manifest: PathBuf,
+    /// The manifest from before the swap.
+    pub old_manifest: PathBuf,
 }
 
 impl fmt::Display for EtcdStuck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { image, reason, data, revision, copy } = self;
+        let Self { image, reason, data, revision, copy, .. } = self;
         let revision = revision.map_or_else(|| "an unknown revision".to_owned(), |number| format!("revision {number}"));
         write!(f, "{image} does not become healthy: {reason}; its data are in `{}` at {revision}", data.display())?;
         match copy {
@@ -306,18 +309,20 @@ pub async fn perform<R: Runtime>(
             // The containers that tell why are about to go.
             let evidence = autopsy::gather(goal, host, after, &unhealthy).await;
             let autopsy = Box::new(autopsy::diagnose(&evidence));
-            let back = put_back(plan, exchanged, goal, host, ledger).await?;
-            Err(ApplyError::PutBack { after, hopeless, unhealthy, autopsy, back })
+            match put_back(plan, exchanged, goal, host).await {
+                Ok(back) => Err(ApplyError::PutBack { after, hopeless, unhealthy, autopsy, back }),
+                Err(stuck) => {
+                    host.printer.line(&format!("\n{autopsy}"));
+                    Err(stuck)
+                }
+            }
         }
         // Nothing can be put back without an agent either.
         Err(error @ (ApplyError::EtcdStuck(_) | ApplyError::AgentGone { .. })) => Err(error),
         // Whatever else goes wrong with etcd away must not leave it away.
         Err(error) if exchanged.iter().any(|one| matches!(one, Exchange::Etcd(_))) => {
-            match put_back(plan, exchanged, goal, host, ledger).await {
-                Ok(back) => Err(ApplyError::Undone { error: Box::new(error), back }),
-                Err(error @ (ApplyError::EtcdStuck(_) | ApplyError::AgentGone { .. })) => Err(error),
-                Err(_) => Err(error),
-            }
+            let back = put_back(plan, exchanged, goal, host).await?;
+            Err(ApplyError::Undone { error: Box::new(error), back })
         }
         Ok(()) => {
             etcd_swap::tidy(goal, host).await?;
@@ -347,18 +352,20 @@ impl Exchange {
     }
 }
 
-/// Puts back what was exchanged, in reverse order. Returns the components, with the reason where one is not healthy.
+/// Puts back what was exchanged, in reverse order, and all of it: one that fails keeps no other from going back. Returns
+/// the components, with the reason where one is not healthy; the one error is that etcd is stuck.
 async fn put_back<R: Runtime>(
     plan: &Plan,
     mut exchanged: Vec<Exchange>,
     goal: &Goal<'_>,
     host: &Host<'_, R>,
-    ledger: &Ledger,
 ) -> Result<Vec<(Component, Option<String>)>, ApplyError> {
     // Whoever starts again reads them then.
     for one in &exchanged {
-        if let Exchange::Credentials(files) = one {
-            fsx::write_batch(files)?;
+        if let Exchange::Credentials(files) = one
+            && let Err(error) = fsx::write_batch(files)
+        {
+            host.printer.warning(&format!("certificates are not those from before: {}", with_causes(&error)));
         }
     }
     // On the way to another address nobody is healthy before those that it asks are where it looks for them.
@@ -369,23 +376,43 @@ async fn put_back<R: Runtime>(
     if let Some(gone) = gone {
         host.printer.warning(&format!("what ran before is put back, and cannot serve: {gone} is not on this host"));
     }
+    let mut in_vain = gone.map(|gone| format!("{gone} is not on this host"));
     let mut back = Vec::new();
+    let mut stuck = None;
     for one in &exchanged {
-        match (one, gone) {
+        let (component, undone) = match (one, &in_vain) {
             // Nothing is to be waited for.
-            (Exchange::Pod(one), Some(gone)) => {
-                let why = format!("{gone} is not on this host");
-                back.extend(exchange::write_back(one, host)?.map(|component| (component, Some(why))));
+            (Exchange::Pod(one), Some(why)) => {
+                let written = exchange::write_back(one, host);
+                (one.component(), written.map(|whose| whose.map(|component| (component, Some(why.clone())))))
             }
-            (Exchange::Pod(one), None) => back.extend(exchange::put_back(one, goal, host).await?),
-            (Exchange::Etcd(one), _) => back.extend(etcd_swap::undo(one, goal, host).await?),
-            (Exchange::Credentials(_), _) => {}
-        }
-        if matches!(back.last(), Some((Component::Etcd, None))) {
-            peer::record(goal, host, ledger).await?;
+            (Exchange::Pod(one), None) => (one.component(), exchange::put_back(one, goal, host).await),
+            (Exchange::Etcd(one), _) => (Component::Etcd, etcd_swap::undo(one, goal, host).await),
+            (Exchange::Credentials(_), _) => continue,
+        };
+        match undone {
+            Ok(Some((Component::Etcd, None))) => {
+                if let Err(error) = peer::record(goal, host).await {
+                    host.printer.warning(&format!("etcd's member may be recorded elsewhere: {}", with_causes(&error)));
+                }
+                back.push((Component::Etcd, None));
+            }
+            Ok(undone) => back.extend(undone),
+            // The others go back all the same.
+            Err(error) => {
+                back.push((component, Some(with_causes(&error))));
+                match error {
+                    ApplyError::EtcdStuck(_) => {
+                        in_vain = Some("there is no etcd".to_owned());
+                        stuck = Some(error);
+                    }
+                    ApplyError::AgentGone { .. } => in_vain = Some("there is no agent".to_owned()),
+                    _ => {}
+                }
+            }
         }
     }
-    Ok(back)
+    stuck.map_or(Ok(back), Err)
 }
 
 /// Whether `address` is one of this host's, as far as can be told.
@@ -417,6 +444,7 @@ async fn steps<R: Runtime>(
             }
             Step::StartAgent => (agent, outcome.start_at_boot) = start_agent(host).await?,
             Step::Exchange { component, back } => {
+                fsx::create_directories(&host.layout.manifests(), files::MANIFESTS_MODE)?;
                 if *component == Component::KubeApiserver && plan.steps.contains(&Step::BindClusterAdmins) {
                     let_agent_mend(goal, host).await;
                 }
@@ -424,7 +452,7 @@ async fn steps<R: Runtime>(
                 exchanged.push(Exchange::Pod(new));
                 outcome.healthy.push(exchange::exchange(*component, goal, host).await?);
                 if *component == Component::Etcd {
-                    peer::record(goal, host, ledger).await?;
+                    peer::record(goal, host).await?;
                 }
             }
             Step::FinishEtcdSwap { forward } => {
@@ -432,23 +460,30 @@ async fn steps<R: Runtime>(
                     if *forward {
                         exchanged.push(Exchange::Etcd(swapped.clone()));
                         outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
-                        peer::record(goal, host, ledger).await?;
+                        peer::record(goal, host).await?;
                     } else {
-                        etcd_swap::undo(&swapped, goal, host).await?;
+                        let undone = etcd_swap::undo(&swapped, goal, host).await?;
+                        if let Some((etcd, Some(reason))) = undone {
+                            let unhealthy = vec![(etcd, reason)];
+                            return Err(ApplyError::Unhealthy { after: Duration::ZERO, hopeless: false, unhealthy });
+                        }
                     }
                 }
             }
             Step::SwapEtcd { back } => {
+                fsx::create_directories(&host.layout.manifests(), files::MANIFESTS_MODE)?;
                 let swapped = etcd_swap::Swapped::of(*back, goal, host, ledger)?;
                 exchanged.push(Exchange::Etcd(swapped.clone()));
                 outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
-                peer::record(goal, host, ledger).await?;
+                peer::record(goal, host).await?;
             }
             Step::Wait => {
                 let healthy = wait(goal, host, agent.as_mut()).await?;
                 let known = |one: &HealthyAfter| outcome.healthy.iter().any(|known| known.component == one.component);
                 let new: Vec<_> = healthy.into_iter().filter(|one| !known(one)).collect();
                 outcome.healthy.extend(new);
+                // All of it serves: whatever fails from here on is for the next run, and nothing goes back for it.
+                exchanged.clear();
             }
             Step::BindClusterAdmins => bind_cluster_admins(goal, host).await?,
             Step::Commit => outcome.generation = Some(commit(plan, goal, host, ledger).await?),

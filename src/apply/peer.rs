@@ -6,22 +6,15 @@ use k8s_openapi::api::core::v1::Pod;
 use super::{ApplyError, Goal, Host, etcd_swap};
 use crate::etcd::Member;
 use crate::fsx;
-use crate::journal::Ledger;
-use crate::plan::{self, generation};
+use crate::plan;
 use crate::release::Component;
 use crate::yaml;
 
 /// Flag of etcd that names the URLs.
 const FLAG: &str = "--initial-advertise-peer-urls=";
 
-/// Brings the record in line with the etcd that runs, which is healthy, where it is not the one of the last generation.
-pub(super) async fn record<R>(goal: &Goal<'_>, host: &Host<'_, R>, ledger: &Ledger) -> Result<(), ApplyError> {
-    let committed = generation::committed(host.layout, ledger)?;
-    let committed = committed.as_ref().and_then(|generation| generation.manifests.get(&Component::Etcd));
-    let wanted = goal.manifests.iter().find(|manifest| manifest.component == Component::Etcd);
-    if committed.map(|text| urls(text)) == wanted.map(|manifest| urls(&manifest.yaml)) {
-        return Ok(());
-    }
+/// Brings the record in line with the etcd that runs, which is healthy.
+pub(super) async fn record<R>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(), ApplyError> {
     let runs = fsx::read_to_string(&plan::manifest_path(host.layout, Component::Etcd))?;
     let urls = urls(&runs);
     let client = etcd_swap::client(&runs, goal)?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -123,6 +124,8 @@ pub(super) struct Asked {
     pub(super) loaded: Loaded,
     plan: Option<PlanFile>,
     renew: bool,
+    /// The generation that it is based on.
+    committed: Option<(u32, Timestamp)>,
     journal: Journal,
     docker: Docker,
 }
@@ -189,7 +192,7 @@ impl Asked {
         for warning in &loaded.warnings {
             context.printer.warning(warning);
         }
-        Ok(Self { loaded, plan, renew: true, journal, docker: context.docker()? })
+        Ok(Self { loaded, plan, renew: true, committed: ledger.committed, journal, docker: context.docker()? })
     }
 
     /// The `init` that does it.
@@ -198,6 +201,7 @@ impl Asked {
         let request = Request {
             cluster: &self.loaded.cluster,
             running: self.loaded.running.as_ref(),
+            committed: self.committed,
             skip_phases: &self.loaded.skip_phases,
             plan: self.plan.as_ref(),
             ignored: &self.loaded.ignore_preflight_errors,
@@ -402,6 +406,9 @@ pub(super) fn failure(error: InitError, printer: &Printer) -> Failure {
             let value = json!({ "error": "etcd-stuck", "message": error.to_string(), "data": data,
                 "revision": revision, "copy": copy });
             (Exit::Failed, value)
+        }
+        InitError::Refused(refusals) if refusals.iter().all(|one| one.is_usage() || one.is_preflight()) => {
+            (Exit::Preflight, json!({ "error": "refused", "message": error.to_string() }))
         }
         InitError::Refused(_) => (Exit::Failed, json!({ "error": "refused", "message": error.to_string() })),
         _ => (Exit::Failed, json!({ "error": "failed", "message": error.to_string() })),

@@ -24,6 +24,13 @@ pub enum Course {
     Served,
 }
 
+impl Course {
+    /// The etcd that is to serve in the end. That the other one is healthy is only a step on the way.
+    pub fn goal(self) -> Which {
+        if self == Self::Forward { Which::New } else { Which::Old }
+    }
+}
+
 /// What etcd does, found out without believing anybody's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Process {
@@ -61,7 +68,7 @@ pub enum Next {
     Copy,
     /// Write the manifest: the agent starts that etcd.
     Start(Which),
-    /// Wait until that etcd is healthy. It is: the replacement is done, or undone. It is not: [`Course::Forward`]
+    /// Wait until that etcd is healthy. It is, and it is [`Course::goal`]: the replacement is done, or undone. It is not: [`Course::Forward`]
     /// becomes [`Course::Back`]; on any other course plinth ends here, and says where the data of both are.
     Gate(Which),
     /// Ask whether the copy may be put back. It may: put it back. It may not, or there is none: [`Course::Served`].
@@ -154,6 +161,30 @@ mod tests {
         ] {
             assert_eq!(next(Change::Upgrade, course, &seen), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn the_way_back_ends_on_the_old_etcd() {
+        // As after the copy was refused: nothing runs, and the data are those of the new etcd.
+        let mut host = seen(None, Process::Gone, ASIDE, false);
+        let mut steps = Vec::new();
+        loop {
+            let step = next(Change::Upgrade, Course::Served, &host);
+            steps.push(step);
+            match step {
+                Next::Start(which) => (host.manifest, host.process) = (Some(which), Process::Silent),
+                Next::Gate(which) if which == Course::Served.goal() => break,
+                Next::Gate(_) => host.process = Process::Answers,
+                Next::Downgrade => host.earlier_can_open = true,
+                Next::Stop => host.manifest = None,
+                Next::AwaitGone => host.process = Process::Gone,
+                Next::Copy | Next::Judge => panic!("{steps:?}"),
+            }
+        }
+        use Next::{AwaitGone, Downgrade, Gate, Start, Stop};
+        let [up, down] = [Which::New, Which::Old];
+        assert_eq!(steps, [Start(up), Gate(up), Downgrade, Stop, AwaitGone, Start(down), Gate(down)]);
+        assert_eq!([Course::Forward, Course::Back].map(Course::goal), [up, down]);
     }
 
     #[test]

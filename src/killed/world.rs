@@ -175,6 +175,7 @@ impl World {
         let request = Request {
             cluster,
             running,
+            committed: self.ledger().committed,
             skip_phases: &skipped,
             plan: None,
             ignored: &[],

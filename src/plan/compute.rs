@@ -1,5 +1,6 @@
 //! The decision: what is asked for and what is there → what differs and what is to be done. Pure.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -25,8 +26,13 @@ pub fn compute(desired: &Desired<'_>, observed: &Observed) -> Result<Plan, Vec<R
     credentials(desired, observed, &mut found);
     manifests(desired, observed, &mut found);
     if let Some(before) = &desired.before {
-        let path = release::upgrade_path(&before.cluster.version, &desired.cluster.version);
-        found.refusals.extend(path.err().map(Refusal::Skew));
+        let (from, to) = (&before.cluster.version, &desired.cluster.version);
+        found.refusals.extend(release::upgrade_path(from, to).err().map(Refusal::Skew));
+        // The way back from a version must not lead to an address that is gone.
+        if from != to && before.cluster.advertise_address != desired.cluster.advertise_address {
+            let (from, to) = (from.clone(), to.clone());
+            found.refusals.push(Refusal::VersionAndAddress { from, to, address: desired.cluster.advertise_address });
+        }
     }
     let committed = observed.standing.committed();
     if committed.is_some() && observed.etcd_data == EtcdData::Empty {
@@ -265,6 +271,14 @@ fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences
             }
             continue;
         };
+        let last = generation.manifests.get(&component);
+        // One that is missing gives way like the last one, with all that this takes, where another one is wanted.
+        let missing = on_disk.is_none();
+        let stored;
+        if let Some(last) = last.filter(|last| missing && **last != manifest.yaml) {
+            stored = FoundManifest { path: PathBuf::new(), content: last.clone(), ours: true };
+            on_disk = Some(&stored);
+        }
         let Some(file) = on_disk else {
             found.changes.push(Change {
                 what: component.name().to_owned(),
@@ -278,7 +292,6 @@ fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences
             found.manifests.push(Step::WriteManifest { component, replaces: false });
             continue;
         };
-        let last = generation.manifests.get(&component);
         let asked = last.is_some_and(|last| *last != manifest.yaml);
         if same && !asked {
             continue;
@@ -302,7 +315,7 @@ fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences
         let healthy = !observed.unhealthy.contains_key(&component) || observed.etcd_swap.is_some();
         let good = healthy && readable(&old);
         let back = match (same, good, asked) {
-            (false, true, _) => Back::OnDisk,
+            (false, true, _) if !missing => Back::OnDisk,
             (_, _, true) => Back::LastGeneration,
             _ => Back::Nothing,
         };
@@ -313,8 +326,15 @@ fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences
         }
         found.manifests.push(if swaps { Step::SwapEtcd { back } } else { Step::Exchange { component, back } });
     }
-    // On the way back what depends on others goes first, so that nothing is ever older than what uses it.
-    if found.changes.iter().filter_map(|change| change.image.as_ref()).any(goes_back) {
+    // On the way back what depends on others goes first, so that nothing is ever older than what uses it. The versions
+    // say which way it is; where they are the same, what is on disk does: an upgrade may have been interrupted.
+    let from = desired.before.as_ref().map_or(&desired.cluster.version, |before| &before.cluster.version);
+    let back = match desired.cluster.version.cmp(from) {
+        Ordering::Less => true,
+        Ordering::Greater => false,
+        Ordering::Equal => found.changes.iter().filter_map(|change| change.image.as_ref()).any(goes_back),
+    };
+    if back {
         found.manifests.reverse();
         // Nobody is started before the API server that it relies on is ready, so one that is broken is mended first.
         let broken = |component| observed.unhealthy.contains_key(&component);
@@ -347,12 +367,12 @@ fn against_swap(old: &str, new: &Manifest, copy: Option<&Result<Prospect, String
     let why = match copy {
         Some(Ok(prospect)) if !prospect.fits() => {
             let needed = prospect.needed();
-            Some(format!("it needs {} MiB, and {} MiB are free", mib(needed), prospect.free / (1024 * 1024)))
+            Some((format!("it needs {} MiB, and {} MiB are free", mib(needed), prospect.free / (1024 * 1024)), true))
         }
-        Some(Err(why)) => Some(why.clone()),
+        Some(Err(why)) => Some((why.clone(), false)),
         _ => None,
     };
-    refusals.extend(why.map(|reason| Refusal::EtcdCopy { reason }));
+    refusals.extend(why.map(|(reason, room)| Refusal::EtcdCopy { reason, room }));
     refusals
 }
 

@@ -38,13 +38,14 @@ pub fn image_of(manifest: &str) -> Option<String> {
     pod.spec?.containers.into_iter().next()?.image
 }
 
-/// Whether an etcd of another version is to replace the one whose manifest is on disk.
+/// Whether an etcd of another version is to replace the one whose manifest is on disk; without one, the last one.
 pub fn replaces_etcd(wanted: &[Manifest], observed: &Observed) -> bool {
+    let Some(committed) = observed.standing.committed() else { return false };
     let wanted = wanted.iter().find(|manifest| manifest.component == Component::Etcd);
-    let found = observed.manifests.get(&Component::Etcd);
+    let on_disk = observed.manifests.get(&Component::Etcd).map(|found| &found.content);
+    let found = on_disk.or_else(|| committed.manifests.get(&Component::Etcd));
     let image = |text: &str| image_of(text).unwrap_or_default();
-    observed.standing.committed().is_some()
-        && wanted.zip(found).is_some_and(|(new, old)| tag(&image(&new.yaml)) != tag(&image(&old.content)))
+    wanted.zip(found).is_some_and(|(new, old)| tag(&image(&new.yaml)) != tag(&image(old)))
 }
 
 /// The tag of an image reference; empty where it has none.
@@ -96,6 +97,11 @@ impl OpenSwap {
             new_image: swap.new.image,
             course,
         }))
+    }
+
+    /// Where the manifest from before is kept.
+    pub fn old_manifest(layout: &Layout) -> PathBuf {
+        manifest(layout, OLD)
     }
 
     /// Keeps both manifests where [`OpenSwap::read`] finds them, and returns what the journal has to say of them.

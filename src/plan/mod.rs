@@ -229,9 +229,15 @@ impl Plan {
         self.changes.iter().map(|change| change.class).max().unwrap_or(Class::None)
     }
 
-    /// The plan without skipped phases. What was not waited for is not recorded as reached.
+    /// The plan without skipped phases. What was not waited for is not recorded as reached, and neither is a control
+    /// plane that goes on with a manifest that was to be exchanged.
     #[must_use]
     pub fn without(mut self, skip: &Skip) -> Self {
+        let exchanges =
+            |step: &Step| matches!(step, Step::Exchange { .. } | Step::SwapEtcd { .. } | Step::FinishEtcdSwap { .. });
+        if self.steps.iter().any(|step| exchanges(step) && skip.covers(step.phase())) {
+            self.steps.retain(|step| *step != Step::Commit);
+        }
         self.steps.retain(|step| !skip.covers(step.phase()));
         self.changes.retain(|change| !skip.covers(change.phase));
         self

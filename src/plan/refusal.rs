@@ -1,10 +1,11 @@
 //! Why there is no plan.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::Item;
 use crate::error::Hint;
-use crate::release::SkewRefusal;
+use crate::release::{KubernetesVersion, SkewRefusal};
 
 /// Why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +49,16 @@ pub enum Refusal {
     /// The version cannot follow the one that runs.
     #[error(transparent)]
     Skew(SkewRefusal),
+    /// Another version at another address.
+    #[error("the address first: {from} at {address}, and then {to}; what would have to go back could not serve there")]
+    VersionAndAddress {
+        /// What runs.
+        from: KubernetesVersion,
+        /// What is asked for.
+        to: KubernetesVersion,
+        /// Where.
+        address: IpAddr,
+    },
     /// That etcd cannot follow the one that runs.
     #[error("etcd cannot go from {from} to {to}: one minor version at a time, told by the tags of the images")]
     EtcdVersion {
@@ -64,19 +75,28 @@ pub enum Refusal {
     EtcdCopy {
         /// Why not.
         reason: String,
+        /// There is too little room.
+        room: bool,
     },
 }
 
 impl Refusal {
     /// It is about what is asked for, and not about the host.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Skew(_) | Self::EtcdVersion { .. } | Self::EtcdLogElsewhere)
+        let usage = matches!(self, Self::Skew(_) | Self::EtcdVersion { .. } | Self::EtcdLogElsewhere);
+        usage || matches!(self, Self::VersionAndAddress { .. })
+    }
+
+    /// The host is not ready for what is asked for.
+    pub fn is_preflight(&self) -> bool {
+        matches!(self, Self::EtcdCopy { .. })
     }
 }
 
 impl Hint for Refusal {
     fn hints(&self) -> Vec<String> {
         let one = |text: &str| vec![text.to_owned()];
+        let again = |version: &KubernetesVersion| format!("plinth init --kubernetes-version {version}");
         match self {
             Self::ForeignManifest { .. } => one("move it away if it belongs to no cluster on this host"),
             Self::Unusable { hints, .. } => hints.clone(),
@@ -85,13 +105,13 @@ impl Hint for Refusal {
             Self::EtcdDataLost { .. } => {
                 one("mount it, or put it back from a backup; `plinth reset` and `plinth init` begin an empty cluster")
             }
-            Self::Skew(SkewRefusal::SkipsMinors { path, .. }) => {
-                path.iter().skip(1).map(|version| format!("plinth init --kubernetes-version {version}")).collect()
-            }
+            Self::Skew(SkewRefusal::SkipsMinors { path, .. }) => path.iter().skip(1).map(again).collect(),
             Self::Skew(SkewRefusal::TooFarBack { .. }) => one("`plinth history` shows what ran here"),
             Self::EtcdVersion { .. } => one("etcd.local.imageTag in the configuration names the version"),
             Self::EtcdLogElsewhere => one("move the log into the data directory first, with etcd stopped"),
-            Self::EtcdCopy { .. } => one("make room on the file system of etcd's data directory"),
+            Self::VersionAndAddress { from, to, .. } => [from, to].map(|version| again(version)).into(),
+            Self::EtcdCopy { room: true, .. } => one("make room on the file system of etcd's data directory"),
+            Self::EtcdCopy { room: false, .. } => one("mend that, and run the same command again; nothing was touched"),
         }
     }
 }

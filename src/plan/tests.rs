@@ -615,6 +615,57 @@ fn an_upgrade_that_was_interrupted_goes_on_or_is_undone() {
 }
 
 #[test]
+fn a_missing_manifest_opens_no_way_around_the_checks_and_the_way_back() {
+    let gone = |observed: &mut Observed| {
+        observed.manifests.clear();
+        observed.unhealthy.extend(Component::ALL.map(|component| (component, "connection refused".to_owned())));
+    };
+    let back = Back::LastGeneration;
+    let exchanges = Component::ALL.into_iter().skip(1).map(|component| Step::Exchange { component, back });
+    let expected: Vec<_> = [Step::SwapEtcd { back }].into_iter().chain(exchanges).collect();
+    let plan = change(OLD, NEW, gone).unwrap();
+    assert_eq!(plan.steps[..4], expected);
+    let full = Prospect { bytes: 100 << 20, free: 0, shares_blocks: false, time: std::time::Duration::ZERO };
+    let refused = change(OLD, NEW, |observed| {
+        gone(observed);
+        observed.etcd_copy = Some(Ok(full));
+    });
+    assert!(matches!(refused.unwrap_err()[..], [Refusal::EtcdCopy { room: true, .. }]));
+    // The same one is just written.
+    let same = change(OLD, OLD, gone).unwrap().steps;
+    assert_eq!(same.iter().filter(|step| matches!(step, Step::WriteManifest { .. })).count(), 4, "{same:?}");
+}
+
+#[test]
+fn the_versions_say_which_way_it_is() {
+    // An older etcd with a newer Kubernetes.
+    let up = change((OLD.0, "3.6.9-0"), (NEW.0, "3.6.8-0"), |_| {}).unwrap();
+    assert_eq!(up.steps[0], SWAP);
+    let down = change((NEW.0, "3.6.8-0"), (OLD.0, "3.6.9-0"), |_| {}).unwrap();
+    assert_eq!(down.steps[3], SWAP);
+}
+
+#[test]
+fn another_version_comes_after_another_address() {
+    let mut asked = Asked::another_flag();
+    asked.cluster.advertise_address = "192.0.2.77".parse().unwrap();
+    asked.plan(&whole(committed())).unwrap();
+    asked.cluster.version = "v1.37.99".parse().unwrap();
+    let refusals = asked.plan(&whole(committed())).unwrap_err();
+    assert!(matches!(refusals[..], [Refusal::VersionAndAddress { .. }]), "{refusals:?}");
+    assert_eq!(refusals[0].hints()[1], "plinth init --kubernetes-version v1.37.99");
+}
+
+#[test]
+fn what_was_not_exchanged_is_not_recorded() {
+    for (skipped, recorded) in [("etcd", false), ("control-plane/scheduler", false), ("cluster-admins", true)] {
+        let skip = Skip::parse(&[skipped.to_owned()]).unwrap();
+        let steps = change(OLD, NEW, |_| {}).unwrap().without(&skip).steps;
+        assert_eq!(steps.contains(&Step::Commit), recorded, "{skipped}: {steps:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_made_anew_is_refused_on_a_committed_host() {
     let mut observed = whole(committed());
     observed.credentials.remove(CA);

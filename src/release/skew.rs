@@ -2,8 +2,7 @@
 //!
 //! The rules are those of kubeadm and of the version skew policy
 //! (<https://kubernetes.io/releases/version-skew-policy/>): any patch, one minor version up at a time, kubelets at most
-//! three minor versions older than the API server and never newer. Going back one minor version is plinth's own, for
-//! `rollback` alone.
+//! three minor versions older than the API server and never newer. Going back one minor version is plinth's own.
 
 use super::{KubernetesVersion, RELEASES};
 
@@ -19,7 +18,7 @@ pub enum Step {
     Patch,
     /// The next minor version.
     Upgrade,
-    /// The minor version before. Only `rollback` may do this: it has what was there before.
+    /// The minor version before.
     RollBack,
 }
 

@@ -102,7 +102,7 @@ fn a_status_has_everything(status: &Value) {
         assert!(container["pid"].as_i64().is_some() && container["image"].as_str().is_some(), "{container}");
     }
     let certificates = status["certificates"].as_array().unwrap();
-    assert_eq!(certificates.len(), 14);
+    assert_eq!(certificates.len(), 15);
     assert!(certificates.iter().all(|one| one["daysLeft"].as_i64().unwrap() >= 364), "{status}");
 }
 

@@ -89,6 +89,13 @@ pub(crate) fn an_upgrade_in_use() {
     assert_eq!(shell("ls /var/lib/etcd").ok().stdout, "member\n");
 }
 
+pub(crate) fn an_upgrade_of_the_api_server_in_use() {
+    let (ended, report) = under_load(&config("old", OLD, &same_etcd()), &config("new", NEW, &same_etcd()));
+    ended.ok();
+    serves(NEW, OLD_ETCD);
+    report.flawless();
+}
+
 pub(crate) fn an_image_that_exits() {
     // A program that ends in the place of the API server.
     shell(

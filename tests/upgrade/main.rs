@@ -39,6 +39,7 @@ macro_rules! cases {
 
 cases!(
     an_upgrade_in_use,
+    an_upgrade_of_the_api_server_in_use,
     an_image_that_exits,
     a_flag_that_is_refused_after_etcd_was_exchanged,
     an_api_server_that_is_never_ready,

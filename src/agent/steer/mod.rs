@@ -6,7 +6,8 @@
 //!
 //! # Guarantees
 //! - No connection is lost to the agent's socket: what reaches it (between `listen` and the first program, and when
-//!   the old one has left and the places moved) is passed on to the first of the group.
+//!   the old one has left and the places moved) is passed on to the first of the group. Where that is the agent itself,
+//!   as nobody else listens, it is closed.
 //! - [`Steering::join`] succeeds only as the second of a group: it has seen that the first place is not its own and the
 //!   second is, so that the next one to listen gets [`NEW`].
 //! - Should the agent die, its program stays with the group: the old one keeps the first place, and the new one keeps
@@ -185,7 +186,9 @@ async fn check_places(listener: &TcpListener, address: SocketAddr, target: Socke
             if peer == names.0 || peer == names.1 {
                 return Ok(peer == names.1);
             }
-            tokio::spawn(pass_on(stream, target));
+            if !peer.is_some_and(is_relay) {
+                tokio::spawn(pass_on(stream, target));
+            }
         }
     });
     match seen.await {
@@ -213,6 +216,8 @@ async fn relay(listener: Arc<TcpListener>, target: SocketAddr, taking_over: Arc<
             tracing::warn!(%error, "cannot steer");
         }
         match accepted {
+            // Nobody else listens: passed on, it would come back for ever.
+            Ok((stream, peer)) if is_relay(peer) => drop(stream),
             // Detached: it outlives the socket.
             Ok((stream, _)) => drop(tokio::spawn(pass_on(stream, target))),
             Err(error) => {
@@ -221,6 +226,11 @@ async fn relay(listener: Arc<TcpListener>, target: SocketAddr, taking_over: Arc<
             }
         }
     }
+}
+
+/// Whether the agent itself connects, to pass on.
+fn is_relay(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical() == RELAY_SOURCE
 }
 
 async fn pass_on(mut client: TcpStream, target: SocketAddr) {

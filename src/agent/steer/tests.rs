@@ -164,3 +164,21 @@ async fn what_reaches_the_agent_is_passed_on() {
     steering.steer(&Program::everybody_to(OWN).except(RELAY_SOURCE, FIRST)).unwrap();
     all_say(200, CLIENT, address, 'o').await;
 }
+
+#[tokio::test]
+async fn who_reaches_the_agent_alone_is_turned_away() {
+    let (old, address) = Named::start((Ipv4Addr::LOCALHOST, 0).into(), b'o');
+    let steering = Steering::join(address).await.unwrap();
+    steering.steer(&Program::proving(LOOPBACK)).unwrap();
+    old.stop().await;
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let end = timeout(Duration::from_secs(5), stream.read(&mut [0])).await.unwrap();
+        assert!(!matches!(end, Ok(1)), "{end:?}");
+    }
+    // It has the first place, so that it has to go for the new one to be reached.
+    let (_new, _) = Named::start(address, b'n');
+    steering.steer(&Program::alone()).unwrap();
+    steering.leave().await;
+    all_say(200, CLIENT, address, 'n').await;
+}

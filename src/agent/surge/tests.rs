@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::super::pod::Origin;
 use super::super::step::SANDBOX;
 use super::*;
+use crate::proc::Process;
 use crate::runtime::{Termination, labels};
 
 fn pod(image: &str, uid: Option<&str>) -> StaticPod {
@@ -64,6 +65,7 @@ struct Case {
     stopping: BTreeSet<String>,
     obstacle: Option<&'static str>,
     tried_since: Option<Timestamp>,
+    cold: bool,
     steered: bool,
     answers: bool,
     failed: Option<&'static str>,
@@ -82,6 +84,7 @@ impl Case {
             stopping: BTreeSet::new(),
             obstacle: None,
             tried_since: Some(ago(60)),
+            cold: false,
             steered: true,
             answers: false,
             failed: None,
@@ -101,6 +104,7 @@ impl Case {
             stopping: &self.stopping,
             obstacle: self.obstacle,
             tried_since: self.tried_since,
+            cold: self.cold,
             steered: self.steered,
             answers: self.answers,
             failed: self.failed,
@@ -115,6 +119,14 @@ impl Case {
 
 fn unsteered(case: &mut Case) {
     case.steered = false;
+}
+
+fn cold(case: &mut Case) {
+    (case.steered, case.cold) = (false, true);
+}
+
+fn untried(case: &mut Case) {
+    case.tried_since = None;
 }
 
 #[test]
@@ -168,8 +180,19 @@ fn what_is_to_be_done() {
             Case::new(running(1), Some(running(60))).with(|case| case.stopping = ["new".to_owned()].into()),
             Course::Keep("the file's version is still ending from before".to_owned()),
         ),
-        ("a cold start", Case::new(exited(137), None).with(unsteered), Course::Try(None)),
-        ("a cold start goes on", Case::new(exited(137), Some(running(5))).with(unsteered), until(5)),
+        ("a cold start", Case::new(exited(137), None).with(unsteered).with(untried), until(0)),
+        ("a cold start goes on", Case::new(exited(137), Some(running(5))).with(cold), until(5)),
+        (
+            "a cold start that waits for an image",
+            Case::new(exited(137), None).with(cold).with(|case| case.tried_since = Some(ago(29))),
+            until(29),
+        ),
+        ("an image that never comes", Case::new(exited(137), None).with(cold), reject("not ready within 30 s")),
+        (
+            "one that cannot be started again and again",
+            Case::new(exited(137), Some(State::Created { error: None })).with(cold),
+            reject("not ready within 30 s"),
+        ),
         (
             "a cold start, and an agent that comes back late",
             Case::new(exited(137), Some(running(60))).with(unsteered).with(|case| case.tried_since = None),
@@ -187,29 +210,37 @@ fn what_is_to_be_done() {
         ),
         (
             "a cold start without luck",
-            Case::new(exited(137), Some(exited(1))).with(unsteered),
+            Case::new(exited(137), Some(exited(1))).with(cold),
             reject("c exited with code 1"),
         ),
-        (
-            "a reboot in the middle",
-            Case::new(exited(137), Some(exited(137))).with(unsteered).with(|case| case.tried_since = None),
-            Course::Try(None),
-        ),
+        ("a reboot in the middle", Case::new(exited(137), Some(exited(137))).with(unsteered).with(untried), until(0)),
         (
             "a reboot in the middle, and the next agent tries",
-            Case::new(exited(137), Some(exited(137))).with(unsteered).with(|case| case.tried_since = Some(now())),
-            Course::Try(None),
+            Case::new(exited(137), Some(exited(137))).with(cold).with(|case| case.tried_since = Some(now())),
+            until(0),
         ),
-        ("the old one dies meanwhile", Case::new(exited(137), Some(running(5))), until(5)),
+        ("the old one dies meanwhile", Case::new(exited(137), Some(running(5))), Course::Unsteer),
+        ("clients are let in", Case::new(exited(137), Some(running(5))).with(unsteered), until(5)),
+        ("it dies before the new one starts", Case::new(exited(137), None), Course::Unsteer),
+        (
+            "both end, who knows of what",
+            Case::new(exited(137), Some(exited(137))).with(unsteered).with(|case| case.tried_since = Some(ago(9))),
+            until(9),
+        ),
+        (
+            "both end, and the new one does not come back",
+            Case::new(exited(137), Some(exited(137))).with(unsteered),
+            reject("not ready within 30 s"),
+        ),
         (
             "a cold start of which all containers are lost",
-            Case::new(running(1), None).with(unsteered).with(|case| case.containers.clear()),
-            Course::Try(None),
+            Case::new(running(1), None).with(unsteered).with(untried).with(|case| case.containers.clear()),
+            until(0),
         ),
         (
             "somebody removes the old one in the middle",
             Case::new(running(1), Some(running(5))).with(|case| drop(case.containers.remove("old"))),
-            until(5),
+            Course::Unsteer,
         ),
     ];
     for (what, case, expected) in cases {
@@ -256,6 +287,28 @@ fn a_sandbox_is_no_start() {
     sandbox.labels.insert(labels::CONTAINER_NAME.to_owned(), SANDBOX.to_owned());
     case.containers.insert("sandbox".to_owned(), sandbox);
     assert_eq!(case.course(), Course::Try(None));
+}
+
+#[test]
+fn who_listens_is_said_by_the_owner() {
+    let case = Case::new(running(60), Some(running(1)));
+    let listener = |container: Option<&str>| Listener {
+        address: std::net::Ipv4Addr::UNSPECIFIED.into(),
+        port: 1,
+        process: Some(Process { pid: 1, command: "c".to_owned(), container: container.map(str::to_owned) }),
+    };
+    let unknown = Listener { process: None, ..listener(None) };
+    let [old, agent, new] = [listener(Some("old")), listener(None), listener(Some("new"))];
+    for (listeners, expected) in [
+        (vec![old.clone(), agent.clone()], false),
+        (vec![old.clone(), agent.clone(), unknown, listener(Some("other"))], false),
+        (vec![old, agent.clone(), new.clone()], true),
+        // The old one has died since.
+        (vec![agent, new], true),
+        (vec![], false),
+    ] {
+        assert_eq!(listens(&listeners, &case.containers, &case.new), expected, "{listeners:?}");
+    }
 }
 
 #[test]
@@ -312,6 +365,7 @@ struct Host {
     /// What an agent forgets when it ends.
     obstacle: Option<String>,
     tried: Option<(String, Timestamp)>,
+    cold: bool,
     steered: bool,
     /// Hashes of those of which one was killed while it was being tried.
     killed: BTreeSet<String>,
@@ -331,6 +385,7 @@ impl Host {
             steerable: true,
             obstacle: None,
             tried: None,
+            cold: false,
             steered: false,
             killed: BTreeSet::new(),
             next_id: 0,
@@ -356,7 +411,13 @@ impl Host {
     /// Has `pod` running, by the means of [`step`](super::super::step::step).
     fn run(&mut self, pod: &StaticPod) {
         // Its crash loop would have no end.
-        let idle = self.tried.is_none() && (EXITS..8).any(|number| Self::of(number).hash == pod.hash);
+        let since = self.tried.as_ref().map(|(_, since)| *since);
+        let counts = |end: Timestamp| since.is_none_or(|since| end >= since);
+        let anew = |c: &Container| match &c.state {
+            State::Exited(end) => belongs_to(c, pod) && counts(end.finished_at),
+            _ => false,
+        };
+        let idle = (EXITS..8).any(|number| Self::of(number).hash == pod.hash) && self.containers.values().any(anew);
         if self.containers.values().any(|c| belongs_to(c, pod) && (is_running(c) || idle)) {
             return;
         }
@@ -389,6 +450,7 @@ impl Host {
             stopping: &BTreeSet::new(),
             obstacle: self.obstacle.as_ref().filter(|hash| **hash == pod.hash).map(|_| "no"),
             tried_since,
+            cold: self.cold,
             steered: self.steered,
             answers: tried_since.is_some() && runs && self.file < BAD,
             failed: None,
@@ -417,11 +479,12 @@ impl Host {
                 self.steered = false;
                 self.run(&kept);
             }
+            Course::Unsteer => self.steered = false,
             Course::Steer if self.steerable => self.steered = true,
             Course::Steer => self.obstacle = Some(pod.hash.clone()),
             Course::Try(_) => {
                 if self.tried.as_ref().is_none_or(|(hash, _)| *hash != pod.hash) {
-                    self.tried = Some((pod.hash.clone(), self.now));
+                    (self.tried, self.cold) = (Some((pod.hash.clone(), self.now)), !self.steered);
                 }
                 self.run(&pod);
             }
@@ -447,11 +510,15 @@ impl Host {
 
     /// Somebody kills a container.
     fn kill(&mut self, id: &str) {
+        self.note_killed(id);
+        self.end(id);
+    }
+
+    fn note_killed(&mut self, id: &str) {
         let hash = self.containers[id].labels[labels::SPEC_HASH].clone();
         if self.tried.as_ref().is_some_and(|(tried, _)| *tried == hash) {
             self.killed.insert(hash);
         }
-        self.end(id);
     }
 
     fn settle(&mut self) {
@@ -508,6 +575,7 @@ impl Host {
             }
             Happening::Lose(which) => {
                 if let Some(id) = id(self, which) {
+                    self.note_killed(&id);
                     self.containers.remove(&id);
                 }
             }

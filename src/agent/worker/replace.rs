@@ -27,8 +27,6 @@ use crate::runtime::{Container, Runtime, RuntimeError, State};
 const POLL: Duration = Duration::from_millis(50);
 /// How long the old one may take what was under way to it when the new one took over.
 const HANDSHAKES: Duration = Duration::from_millis(500);
-/// Those that listen when the new one does: the old one, the agent, the new one.
-const ALL_LISTEN: usize = 3;
 
 /// Where a replacement is.
 #[derive(Default)]
@@ -41,9 +39,9 @@ pub(super) struct Surge {
     obstacle: Option<(String, String)>,
     /// Keeps clients away from the new one.
     steering: Option<Steering>,
-    /// Hash of the spec that is being tried, and since when.
-    tried: Option<(String, Timestamp)>,
-    /// It listens, as do the old one and the agent.
+    /// The spec that is being tried.
+    tried: Option<Trial>,
+    /// It listens.
     listens: bool,
     /// Those of another spec that are being stopped while this one serves.
     stopping: BTreeSet<String>,
@@ -52,6 +50,15 @@ pub(super) struct Surge {
     keeper: Option<Keeper>,
     /// What is said of the file's spec, as long as it does not serve.
     update: Option<Update>,
+}
+
+struct Trial {
+    hash: String,
+    since: Timestamp,
+    /// It fails unless it answers until then.
+    until: Option<Timestamp>,
+    /// Nothing proven ran when it began.
+    cold: bool,
 }
 
 /// Containers that were stopped beside everything else, with what came of it.
@@ -80,6 +87,16 @@ impl Surge {
         self.tried.is_some()
     }
 
+    /// What has ended did not end by itself: begin again.
+    pub(super) fn forgive(&mut self) {
+        self.tried = None;
+    }
+
+    /// Until when what is being tried has to answer, as far as that is known.
+    pub(super) fn until(&self) -> Option<Timestamp> {
+        self.tried.as_ref()?.until
+    }
+
     /// Whether a question would reach the new one. Before it listens, the kernel gives it to somebody else.
     pub(super) fn may_ask(&self) -> bool {
         self.tried.is_none() || self.steering.is_none() || self.listens
@@ -99,17 +116,23 @@ impl Surge {
 impl<R: Runtime> Worker<R> {
     /// What is to be run in the place of what the file says.
     pub(super) async fn surged(&mut self, wanted: Wanted) -> Wanted {
+        // What an ending that panicked was about.
+        if self.surge.endings.is_empty() {
+            self.surge.stopping.clear();
+        }
         let Wanted::Run { pod, mut order, eager } = wanted else {
             if wanted == Wanted::Remove {
-                self.forget_surge();
+                self.forget_surge().await;
             } else {
-                self.surge = Surge::default();
+                // Clients stay where they are.
+                self.surge.tried = None;
+                self.surge.update = None;
             }
             self.effective = None;
             return wanted;
         };
         if !pod.surges() {
-            self.forget_surge();
+            self.forget_surge().await;
             self.effective = Some(Arc::clone(&pod));
             return Wanted::Run { pod, order, eager };
         }
@@ -121,8 +144,8 @@ impl<R: Runtime> Worker<R> {
                 Course::Run => None,
                 _ => Some(Update { uid: pod.uid.clone(), rejected: self.rejected(&pod) }),
             };
-            if let Course::Try(_) = course {
-                self.try_new(&pod);
+            if let Course::Try(until) = course {
+                self.try_new(&pod, until);
                 order.problems.push("the file's version is being tried".to_owned());
                 self.effective = Some(Arc::clone(&pod));
                 return Wanted::Run { pod, order, eager: true };
@@ -135,6 +158,10 @@ impl<R: Runtime> Worker<R> {
                         self.surge.obstacle = Some((pod.hash.clone(), why));
                     }
                 },
+                Course::Unsteer => {
+                    tracing::warn!(pod = %self.key, "the old one has ended; the new one goes on as at a cold start");
+                    self.unsteer(Duration::ZERO).await;
+                }
                 Course::Prove => self.prove(&pod).await,
                 Course::Reject(reason) => {
                     let reason = self.with_last_words(&pod, reason).await;
@@ -173,11 +200,11 @@ impl<R: Runtime> Worker<R> {
     }
 
     /// The pod is not replaced new-first any more: what was proven counts no longer.
-    fn forget_surge(&mut self) {
-        let last = std::mem::replace(&mut self.surge, Surge { forgotten: true, ..Surge::default() });
-        if !last.forgotten
-            && let Err(error) = surge::forget(&self.shared.proven, &self.key)
-        {
+    async fn forget_surge(&mut self) {
+        self.unsteer(HANDSHAKES).await;
+        let Surge { forgotten, stopping, endings, .. } = std::mem::take(&mut self.surge);
+        self.surge = Surge { forgotten: true, stopping, endings, ..Surge::default() };
+        if !forgotten && let Err(error) = surge::forget(&self.shared.proven, &self.key) {
             tracing::warn!(pod = %self.key, %error, "cannot forget the proven version");
         }
     }
@@ -191,7 +218,8 @@ impl<R: Runtime> Worker<R> {
                 _ => None,
             }
         });
-        let tried_since = self.surge.tried.as_ref().filter(|(hash, _)| *hash == pod.hash).map(|(_, since)| *since);
+        let tried = self.surge.tried.as_ref().filter(|trial| trial.hash == pod.hash);
+        let tried_since = tried.map(|trial| trial.since);
         surge::course(&Facts {
             pod,
             containers: &self.containers,
@@ -199,6 +227,7 @@ impl<R: Runtime> Worker<R> {
             stopping: &self.surge.stopping,
             obstacle: obstacle.map(|(_, why)| why.as_str()),
             tried_since,
+            cold: tried.is_some_and(|trial| trial.cold),
             steered: self.surge.steering.is_some(),
             answers: tried_since.is_some() && self.answers(pod),
             failed,
@@ -220,14 +249,22 @@ impl<R: Runtime> Worker<R> {
         if self.surge.is_trying() && self.surge.steering.is_some() {
             let (proc, port) = (self.shared.proc.clone(), port_of(pod));
             let listeners = apart(move || proc.listeners(&[port])).await;
-            self.surge.listens = listeners.is_ok_and(|listeners| listeners.len() >= ALL_LISTEN);
+            self.surge.listens = listeners.is_ok_and(|listeners| surge::listens(&listeners, &self.containers, pod));
         }
     }
 
-    fn try_new(&mut self, pod: &StaticPod) {
-        if self.surge.tried.as_ref().is_none_or(|(hash, _)| *hash != pod.hash) {
-            tracing::info!(pod = %self.key, steered = self.surge.steering.is_some(), "trying the new version");
-            self.surge.tried = Some((pod.hash.clone(), self.shared.clock.now()));
+    fn try_new(&mut self, pod: &StaticPod, until: Option<Timestamp>) {
+        let now = self.shared.clock.now();
+        if let Some(trial) = self.surge.tried.as_mut().filter(|trial| trial.hash == pod.hash) {
+            trial.until = until;
+            // The time in which it waits for another pod is not its own.
+            if self.state.is_held() {
+                trial.since = now;
+            }
+        } else {
+            let cold = self.surge.steering.is_none();
+            tracing::info!(pod = %self.key, cold, "trying the new version");
+            self.surge.tried = Some(Trial { hash: pod.hash.clone(), since: now, until, cold });
             self.surge.listens = false;
             if let Some(steering) = &self.surge.steering
                 && let Err(error) = steering.steer(&Program::proving(loopback(steering.address().ip())))
@@ -338,8 +375,12 @@ impl<R: Runtime> Worker<R> {
     }
 
     /// Whether what is to be stopped can take its time: the containers of a pod that is replaced new-first run already.
-    pub(super) fn serves_meanwhile(&self, wanted: &Wanted) -> bool {
+    pub(super) fn serves_meanwhile(&self, stops: &[Stop], wanted: &Wanted) -> bool {
         let Wanted::Run { pod, .. } = wanted else { return false };
+        // Its own, that are to be restarted.
+        if stops.iter().any(|stop| self.containers.get(&stop.id).is_some_and(|stopped| belongs_to(stopped, pod))) {
+            return false;
+        }
         let runs = |spec: &k8s_openapi::api::core::v1::Container| {
             instances(&self.containers, pod, &spec.name).pop().is_some_and(is_running)
         };
@@ -382,13 +423,27 @@ impl<R: Runtime> Worker<R> {
     /// Gives up the agent's socket when only `pod` is left.
     async fn leave(&mut self, pod: &StaticPod) {
         let others = self.containers.values().any(|container| is_running(container) && !belongs_to(container, pod));
-        self.surge.keeper.take_if(|_| !others);
-        if let Some(steering) = self.surge.steering.take_if(|_| !others) {
+        if !others {
+            self.surge.keeper = None;
+            self.unsteer(HANDSHAKES).await;
+        }
+    }
+
+    /// Gives up the agent's socket, after some time for what has reached it.
+    async fn unsteer(&mut self, patience: Duration) {
+        if let Some(steering) = self.surge.steering.take() {
             if let Err(error) = steering.steer(&Program::alone()) {
                 tracing::warn!(pod = %self.key, %error, "cannot steer");
             }
+            sleep(patience).await;
             steering.leave().await;
         }
+    }
+
+    /// Whether a container of the proven spec runs.
+    pub(super) fn has_proven(&self) -> bool {
+        let proven = self.surge.memory.as_ref().map(|memory| &memory.proven);
+        proven.is_some_and(|proven| self.containers.values().any(|c| is_running(c) && belongs_to(c, proven)))
     }
 }
 
