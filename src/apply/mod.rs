@@ -401,9 +401,13 @@ async fn put_back<R: Runtime>(
             // The others go back all the same.
             Err(error) => {
                 back.push((component, Some(with_causes(&error))));
-                if matches!(error, ApplyError::EtcdStuck(_)) {
-                    in_vain = Some("there is no etcd".to_owned());
-                    stuck = Some(error);
+                match error {
+                    ApplyError::EtcdStuck(_) => {
+                        in_vain = Some("there is no etcd".to_owned());
+                        stuck = Some(error);
+                    }
+                    ApplyError::AgentGone { .. } => in_vain = Some("there is no agent".to_owned()),
+                    _ => {}
                 }
             }
         }
