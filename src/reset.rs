@@ -7,7 +7,7 @@
 //! - No data is removed before `/proc` shows that none of our processes runs.
 //! - What cannot be removed, or an engine that is away, keeps nothing else from being removed.
 //! - Interrupted anywhere, it can be run again: the journal goes last, and only when nothing is left that should not be.
-//! - The report is a look at the host after all is done ([`mod@survey`]), not what this run remembers.
+//! - The report is a look at the host after all is done (`survey`), not what this run remembers.
 
 mod survey;
 

@@ -184,15 +184,12 @@ pub(super) async fn write_and_wait<R: Runtime>(
     let mut watch = Watch::default();
     let file = path.display().to_string();
     loop {
-        let seen = match agent.status().await {
-            Ok(status) => {
-                watch.runs();
-                look(&status, component, &file, before.as_deref(), wanted.as_deref())
-            }
-            Err(_) => {
-                watch.look(host)?;
-                Seen::Waiting { reason: "the agent does not answer".to_owned(), patience: None }
-            }
+        let seen = if let Ok(status) = agent.status().await {
+            watch.runs();
+            look(&status, component, &file, before.as_deref(), wanted.as_deref())
+        } else {
+            watch.look(host)?;
+            Seen::Waiting { reason: "the agent does not answer".to_owned(), patience: None }
         };
         // The agent starts none before the old one is gone; the sooner this is known, the better.
         if !same && lead.is_held() && (matches!(seen, Seen::Runs { .. }) || has_ended(old.as_deref(), host).await) {

@@ -79,7 +79,7 @@ pub fn outdated(command: &AgentCommand, layout: &Layout) -> Result<Option<&'stat
 }
 
 /// Keeps the executable of the agent that runs as `plinth-<hash>` in [`Layout::binaries`]: a build that was replaced is
-/// still there for who wants to go back to it. Of those only the newest [`KEPT`] are.
+/// still there for who wants to go back to it. Of those only the newest two are.
 pub fn keep(layout: &Layout) -> Result<(), ServiceError> {
     let Holder::Process(pid) = running(layout)? else { return Ok(()) };
     let program = fsx::read(&executable(layout, pid))?;
