@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::statvfs::statvfs;
@@ -15,6 +16,10 @@ use crate::layout::Layout;
 use crate::preflight::{PreflightError, ports};
 use crate::proc::{Capabilities, Cgroups, Listener, Memory, Proc, Swap};
 use crate::release::Component;
+
+/// How often it is looked for the owner of a socket, and how long from one time to the next.
+const LOOKS: u32 = 10;
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// What is known of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +88,7 @@ impl HostFacts {
             capabilities: proc.effective_capabilities()?,
             cgroups: proc.cgroups()?,
             addresses: addresses().map_err(PreflightError::Addresses)?,
-            listeners: proc.listeners(&ports)?,
+            listeners: listeners(&proc, &ports)?,
             manifests,
             etcd_data_entries: entries(&etcd_data),
             etcd_space: disk_space(&etcd_data),
@@ -94,6 +99,19 @@ impl HostFacts {
             docker_enabled: units::DOCKER.iter().any(|unit| units::is_enabled(layout, unit)),
             kubelets: kubelet::find(&proc, layout)?,
         })
+    }
+}
+
+/// Who listens on `ports`. A socket outlives for a moment the process that is being killed, and nobody owns it then.
+fn listeners(proc: &Proc, ports: &[u16]) -> Result<Vec<Listener>, PreflightError> {
+    let mut looks = 0;
+    loop {
+        let found = proc.listeners(ports)?;
+        looks += 1;
+        if looks == LOOKS || found.iter().all(|listener| listener.process.is_some()) {
+            return Ok(found);
+        }
+        std::thread::sleep(AGAIN);
     }
 }
 
