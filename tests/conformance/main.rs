@@ -28,15 +28,10 @@ mod sources;
 mod together;
 mod web;
 
-#[path = "../e2e/command.rs"]
-#[allow(dead_code)] // another test crate uses the rest of it
-mod command;
-#[path = "../e2e/host.rs"]
-#[allow(dead_code)]
-mod host;
-#[path = "../e2e/sandbox.rs"]
-#[allow(dead_code)]
-mod sandbox;
+#[path = "../support/machines.rs"]
+mod machines;
+
+use machines::{command, host, sandbox};
 
 /// A test for each check: all on one machine, or each on its own.
 macro_rules! checks {

@@ -14,28 +14,13 @@
 mod cases;
 mod lab;
 
-#[path = "../e2e/command.rs"]
-#[allow(dead_code)] // another test crate uses the rest of it
-mod command;
-#[path = "../e2e/host.rs"]
-#[allow(dead_code)]
-mod host;
-#[path = "../e2e/sandbox.rs"]
-#[allow(dead_code)]
-mod sandbox;
+#[path = "../support/machines.rs"]
+mod machines;
 
-/// A test for each case, on a machine of its own.
-macro_rules! cases {
-    ($($case:ident),+ $(,)?) => {
-        $(#[test]
-        #[ignore = "end to end"]
-        fn $case() {
-            sandbox::run(stringify!($case), sandbox::Machine::Shared, cases::$case);
-        })+
-    };
-}
+use machines::{command, host, sandbox};
 
-cases!(
+machines::cases!(
+    Shared:
     an_upgrade_that_served_nothing_is_undone,
     an_upgrade_that_served_goes_back_by_downgrade,
     every_kind_of_write_is_noticed,

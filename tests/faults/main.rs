@@ -15,28 +15,13 @@
 mod cases;
 mod patient;
 
-#[path = "../e2e/command.rs"]
-#[allow(dead_code)] // another test crate uses the rest of it
-mod command;
-#[path = "../e2e/host.rs"]
-#[allow(dead_code)]
-mod host;
-#[path = "../e2e/sandbox.rs"]
-#[allow(dead_code)]
-mod sandbox;
+#[path = "../support/machines.rs"]
+mod machines;
 
-/// A test for each case, on a machine of its own.
-macro_rules! cases {
-    ($($case:ident),+ $(,)?) => {
-        $(#[test]
-        #[ignore = "end to end"]
-        fn $case() {
-            sandbox::run(stringify!($case), sandbox::Machine::Shared, cases::$case);
-        })+
-    };
-}
+use machines::{command, host, sandbox};
 
-cases!(
+machines::cases!(
+    Shared:
     port_taken,
     etcd_data_of_another_cluster,
     flags_that_are_not_understood,

@@ -17,28 +17,13 @@ mod slice;
 #[path = "../support/client.rs"]
 #[allow(dead_code, unreachable_pub)] // another test crate uses the rest of it
 mod client;
-#[path = "../e2e/command.rs"]
-#[allow(dead_code)]
-mod command;
-#[path = "../e2e/host.rs"]
-#[allow(dead_code)]
-mod host;
-#[path = "../e2e/sandbox.rs"]
-#[allow(dead_code)]
-mod sandbox;
+#[path = "../support/machines.rs"]
+mod machines;
 
-/// A test for each case, on a machine of its own.
-macro_rules! cases {
-    ($($case:ident),+ $(,)?) => {
-        $(#[test]
-        #[ignore = "end to end"]
-        fn $case() {
-            sandbox::run(stringify!($case), sandbox::Machine::Alone, cases::$case);
-        })+
-    };
-}
+use machines::{command, host, sandbox};
 
-cases!(
+machines::cases!(
+    Alone:
     a_good_change_fails_no_request,
     a_bad_change_fails_no_request,
     an_agent_killed_in_the_middle_fails_no_request,
