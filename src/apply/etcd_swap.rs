@@ -66,7 +66,8 @@ impl Swapped {
         let on_disk = String::from_utf8_lossy(&on_disk).into_owned();
         let on_disk_runs = back != Back::LastGeneration && yaml::manifest::<Pod>(on_disk.as_bytes()).is_ok();
         let old = if on_disk_runs { on_disk } else { stored()?.unwrap_or(on_disk) };
-        Ok(Self { old, new: wanted(goal).to_owned() })
+        let new = goal.manifest(Component::Etcd).map(|manifest| manifest.yaml.clone()).unwrap_or_default();
+        Ok(Self { old, new })
     }
 
     /// The swap that was interrupted.
@@ -173,11 +174,6 @@ fn data<R>(goal: &Goal<'_>, host: &Host<'_, R>) -> DataDir {
 fn creations(data: &DataDir) -> [Creation; 2] {
     let path = data.copy_directory();
     [Creation::Tree { path: path.clone() }, Creation::Directory { path }]
-}
-
-fn wanted<'a>(goal: &Goal<'a>) -> &'a str {
-    let manifest = goal.manifests.iter().find(|manifest| manifest.component == Component::Etcd);
-    manifest.map(|manifest| manifest.yaml.as_str()).unwrap_or_default()
 }
 
 /// One swap under way.
@@ -551,15 +547,21 @@ pub(super) fn client(manifest: &str, goal: &Goal<'_>) -> Result<Client, ApplyErr
     Ok(Client::new(client_url(manifest, goal.cluster.advertise_address)?, &trust)?)
 }
 
+/// What the etcd of `manifest` is given by `flag`, `--name=` of a list of URLs.
+pub(super) fn urls(manifest: &str, flag: &str) -> Vec<String> {
+    let pod: Option<Pod> = yaml::manifest(manifest.as_bytes()).ok();
+    let command = pod.and_then(|pod| pod.spec?.containers.into_iter().next()?.command).unwrap_or_default();
+    let urls = command.iter().find_map(|word| word.strip_prefix(flag)).unwrap_or_default();
+    urls.split(',').filter(|url| !url.is_empty()).map(str::to_owned).collect()
+}
+
 /// Where etcd listens on this host: on loopback, unless its flags say otherwise.
 fn client_url(manifest: &str, advertised: IpAddr) -> Result<Url, TargetError> {
     let loopback = loopback_of(advertised);
     let default = crate::manifests::etcd_client_url(loopback);
-    let pod: Option<Pod> = yaml::manifest(manifest.as_bytes()).ok();
-    let command = pod.and_then(|pod| pod.spec?.containers.into_iter().next()?.command).unwrap_or_default();
-    let urls = command.iter().find_map(|flag| flag.strip_prefix("--listen-client-urls=")).unwrap_or_default();
-    let chosen = urls.split(',').find(|url| *url == default).or_else(|| urls.split(',').next());
-    let url = chosen.filter(|url| !url.is_empty()).unwrap_or(&default);
+    let urls = urls(manifest, "--listen-client-urls=");
+    let chosen = urls.iter().find(|url| **url == default).or_else(|| urls.first());
+    let url = chosen.unwrap_or(&default);
     Url::parse(url).map_err(|_| TargetError::Url { component: Component::Etcd, url: url.to_owned() })
 }
 

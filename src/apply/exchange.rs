@@ -77,8 +77,7 @@ pub(super) async fn exchange<R: Runtime>(
     goal: &Goal<'_>,
     host: &Host<'_, R>,
 ) -> Result<HealthyAfter, ApplyError> {
-    let wanted = goal.manifests.iter().find(|manifest| manifest.component == component);
-    let text = wanted.map(|manifest| manifest.yaml.as_str()).unwrap_or_default();
+    let text = goal.manifest(component).map(|manifest| manifest.yaml.as_str()).unwrap_or_default();
     let mut phase = host.printer.phase(group(component));
     phase.update(&format!("{component}: exchanging"));
     match write_and_wait(component, text, goal, host, &mut phase).await {

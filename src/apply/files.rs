@@ -29,7 +29,7 @@ pub(super) fn write<R>(steps: &[Step], goal: &Goal<'_>, host: &Host<'_, R>) -> R
             fsx::create_directories(&data, ETCD_DATA_MODE)?;
         }
         if let Step::WriteManifest { component, .. } = step
-            && let Some(manifest) = goal.manifests.iter().find(|manifest| manifest.component == *component)
+            && let Some(manifest) = goal.manifest(*component)
         {
             files.push(NewFile {
                 path: plan::manifest_path(host.layout, *component),

@@ -103,6 +103,13 @@ pub struct Goal<'a> {
     pub inventory: &'a Inventory,
 }
 
+impl<'a> Goal<'a> {
+    /// The static pod of `component`.
+    fn manifest(&self, component: Component) -> Option<&'a Manifest> {
+        self.manifests.iter().find(|manifest| manifest.component == component)
+    }
+}
+
 /// How it went.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -420,6 +427,17 @@ fn is_here(address: IpAddr) -> bool {
     HostFacts::collect([]).map_or(true, |facts| facts.has_address(address))
 }
 
+/// Replaces etcd, or goes on with doing so, and records where the new one is.
+async fn swap_etcd<R: Runtime>(
+    swapped: &etcd_swap::Swapped,
+    goal: &Goal<'_>,
+    host: &Host<'_, R>,
+) -> Result<HealthyAfter, ApplyError> {
+    let healthy = etcd_swap::swap(swapped, goal, host).await?;
+    peer::record(goal, host).await?;
+    Ok(healthy)
+}
+
 async fn steps<R: Runtime>(
     plan: &Plan,
     goal: &Goal<'_>,
@@ -459,8 +477,7 @@ async fn steps<R: Runtime>(
                 if let Some(swapped) = etcd_swap::Swapped::interrupted(host)? {
                     if *forward {
                         exchanged.push(Exchange::Etcd(swapped.clone()));
-                        outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
-                        peer::record(goal, host).await?;
+                        outcome.healthy.push(swap_etcd(&swapped, goal, host).await?);
                     } else {
                         let undone = etcd_swap::undo(&swapped, goal, host).await?;
                         if let Some((etcd, Some(reason))) = undone {
@@ -474,8 +491,7 @@ async fn steps<R: Runtime>(
                 fsx::create_directories(&host.layout.manifests(), files::MANIFESTS_MODE)?;
                 let swapped = etcd_swap::Swapped::of(*back, goal, host, ledger)?;
                 exchanged.push(Exchange::Etcd(swapped.clone()));
-                outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
-                peer::record(goal, host).await?;
+                outcome.healthy.push(swap_etcd(&swapped, goal, host).await?);
             }
             Step::Wait => {
                 let healthy = wait(goal, host, agent.as_mut()).await?;
