@@ -3,6 +3,7 @@
 //! They are reports and grants for others; no decision of plinth reads them.
 
 pub mod agent;
+pub mod connection;
 pub mod lease;
 pub mod survey;
 

@@ -17,6 +17,9 @@ use crate::yaml;
 /// File name of the agent's kubeconfig, in `/etc/kubernetes`.
 pub const AGENT_FILE: &str = "plinth-agent.conf";
 
+/// File name of the node's kubeconfig, in `/etc/kubernetes`, as kubeadm names it.
+pub const KUBELET_FILE: &str = "kubelet.conf";
+
 /// What one kubeconfig must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
