@@ -23,6 +23,7 @@ pub mod blocking;
 pub mod board;
 pub mod client;
 pub mod entry;
+pub mod events;
 pub mod hook;
 pub mod host;
 pub mod kubelet_config;
