@@ -79,6 +79,8 @@ struct State {
     sources: Vec<SourceStatus>,
     problem: Option<String>,
     warnings: Vec<String>,
+    /// What others warn of, by who they are.
+    remarks: BTreeMap<&'static str, Vec<String>>,
 }
 
 impl Board {
@@ -132,6 +134,14 @@ impl Board {
         state.warnings = warnings;
     }
 
+    /// What `who` warns of at the moment, in the place of what it said before.
+    pub fn remark(&self, who: &'static str, remarks: Vec<String>) {
+        let before = self.state().remarks.insert(who, remarks.clone()).unwrap_or_default();
+        for remark in remarks.iter().filter(|remark| !before.contains(remark)) {
+            tracing::warn!("{who}: {remark}");
+        }
+    }
+
     /// All snapshots, in order.
     pub fn pods(&self) -> Vec<Snapshot> {
         self.state().pods.values().cloned().collect()
@@ -140,7 +150,8 @@ impl Board {
     /// The problem, the sources and the warnings.
     pub fn situation(&self) -> (Option<String>, Vec<SourceStatus>, Vec<String>) {
         let state = self.state();
-        (state.problem.clone(), state.sources.clone(), state.warnings.clone())
+        let warnings = state.warnings.iter().chain(state.remarks.values().flatten()).cloned().collect();
+        (state.problem.clone(), state.sources.clone(), warnings)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

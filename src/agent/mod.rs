@@ -25,8 +25,10 @@ pub mod client;
 pub mod entry;
 pub mod hook;
 pub mod host;
+pub mod kubelet_api;
 pub mod kubelet_config;
 pub mod ledger;
+pub(crate) mod log_choice;
 pub mod logfile;
 pub mod lookup;
 pub mod message;
@@ -121,6 +123,8 @@ pub struct Options {
     pub notes: Vec<String>,
     /// How often all containers are listed without an event.
     pub relist_period: Duration,
+    /// The kubelet's interface, where it is served.
+    pub kubelet_api: Option<kubelet_api::Settings>,
 }
 
 impl Options {
@@ -141,6 +145,7 @@ impl Options {
             log_limits: LogLimits::default(),
             notes: Vec::new(),
             relist_period: Duration::from_secs(15),
+            kubelet_api: None,
         }
     }
 }
@@ -253,6 +258,12 @@ pub async fn run<R: Runtime>(
         tracing::warn!("{note}");
     }
 
+    // Aborted at the end of this function.
+    let mut beside = JoinSet::new();
+    if let Some(settings) = options.kubelet_api.clone() {
+        let shown = (Arc::clone(&shared.runtime), Arc::clone(&shared.board), shared.node.clone(), shared.clock.clone());
+        beside.spawn(kubelet_api::run(settings, options.layout.clone(), shared.ledger.clone(), shown));
+    }
     let hub = Hub::new(shared, &options, sources.unread.clone());
     let result = tokio::select! {
         () = shutdown.cancelled() => Ok(()),

@@ -1,5 +1,7 @@
 //! `plinth agent`.
 
+mod kubelet_api;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,6 +50,11 @@ pub(super) struct Args {
     /// Address of the container engine; that of DOCKER_HOST unless given
     #[arg(long, value_name = "URL")]
     docker_host: Option<String>,
+    /// Register this node with the API server, and serve what it asks of a node
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    register_node: Option<bool>,
+    #[command(flatten)]
+    kubelet_api: kubelet_api::Args,
     /// Leave the session of the terminal
     #[arg(long, hide = true)]
     detached: bool,
@@ -148,6 +155,9 @@ fn settle(options: &mut Options, args: &Args, config: KubeletConfig) -> Result<(
         period(args.file_check_frequency, config.file_check_frequency, options.file_check_period);
     options.http_check_period =
         period(args.http_check_frequency, config.http_check_frequency, options.http_check_period);
+    if args.register_node == Some(true) {
+        options.kubelet_api = args.kubelet_api.settings(&options.layout, &config.server).map_err(Failure::usage)?;
+    }
     config.apply_back_off(&mut options.timings);
     options.log_limits = config.log_limits();
     if let Some(path) = &args.config {
