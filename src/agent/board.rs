@@ -136,10 +136,12 @@ impl Board {
 
     /// What `who` warns of at the moment, in the place of what it said before.
     pub fn remark(&self, who: &'static str, remarks: Vec<String>) {
-        let before = self.state().remarks.insert(who, remarks.clone()).unwrap_or_default();
+        let mut state = self.state();
+        let before = state.remarks.remove(who).unwrap_or_default();
         for remark in remarks.iter().filter(|remark| !before.contains(remark)) {
             tracing::warn!("{who}: {remark}");
         }
+        state.remarks.insert(who, remarks);
     }
 
     /// All snapshots, in order.

@@ -30,7 +30,7 @@ const AUTHENTICATED: &str = "system:authenticated";
 /// How long the owner of a token is taken for granted (kubelet: `authentication.webhook.cacheTTL`).
 const TOKEN_KEPT: Duration = Duration::from_mins(2);
 
-/// Who asks, as a SubjectAccessReview names them.
+/// Who asks, as a `SubjectAccessReview` names them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct User {
     pub(super) name: String,
@@ -71,12 +71,14 @@ pub(super) enum AuthnError {
     Unknown(String),
 }
 
+type Verifier = Arc<dyn ClientCertVerifier>;
+
 /// Finds out who asks.
 pub(super) struct Authenticator {
     client_ca: PathBuf,
     clock: Clock,
     /// With the text it was made from.
-    verifier: Mutex<Option<(Vec<u8>, Arc<dyn ClientCertVerifier>)>>,
+    verifier: Mutex<Option<(Vec<u8>, Verifier)>>,
     /// By the token's digest.
     tokens: Kept<Vec<u8>, User>,
 }
@@ -126,7 +128,7 @@ impl Authenticator {
     }
 
     /// For the authorities as they are in the file now.
-    fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, AuthnError> {
+    fn verifier(&self) -> Result<Verifier, AuthnError> {
         let text = fsx::read(&self.client_ca)?;
         let mut current = self.verifier.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((from, verifier)) = &*current
@@ -136,10 +138,9 @@ impl Authenticator {
         }
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(pki::certificates(&self.client_ca.display().to_string(), &text)?);
-        let made: Arc<dyn ClientCertVerifier> =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()))
-                .build()
-                .map_err(|source| AuthnError::NoAuthority { file: self.client_ca.clone(), source })?;
+        let made: Verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()))
+            .build()
+            .map_err(|source| AuthnError::NoAuthority { file: self.client_ca.clone(), source })?;
         *current = Some((text, Arc::clone(&made)));
         Ok(made)
     }

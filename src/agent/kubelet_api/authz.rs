@@ -1,5 +1,6 @@
 //! Who may ask what, decided by the API server as for a kubelet: path and method become a verb on a subresource of this
-//! node, and a SubjectAccessReview says whether the user may. Answers are kept for a while.
+//! node, and a `SubjectAccessReview` says whether the user may. Answers are kept for a
+//! while.
 //!
 //! # Guarantees
 //! - Nothing is allowed that the API server has not allowed. While it is away only kept answers count.

@@ -275,13 +275,11 @@ async fn guard<R: Runtime, V: Reviews + Clone>(
 }
 
 async fn healthz<R: Runtime, V: Reviews + Clone>(State(face): State<Face<R, V>>) -> Response {
-    match face.board.situation().0 {
-        None => "ok".into_response(),
-        Some(_) => {
-            let text = "[+]ping ok\n[+]log ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n";
-            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
-        }
+    if face.board.situation().0.is_none() {
+        return "ok".into_response();
     }
+    let text = "[+]ping ok\n[+]log ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n";
+    (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
 }
 
 async fn syncloop<R: Runtime, V: Reviews + Clone>(State(face): State<Face<R, V>>) -> Response {

@@ -32,7 +32,7 @@ impl Users {
     fn new() -> Self {
         let cluster = Cluster::example();
         let spec = |name: &str| pki::specifications(&cluster).into_iter().find(|spec| spec.name == name).unwrap();
-        let (policy, now) = (cluster.certificates.clone(), Timestamp::now());
+        let (policy, now) = (cluster.certificates, Timestamp::now());
         let issued = pki::issue_authority(&spec("ca"), &policy, now).unwrap();
         let key = Some(issued.key.expose().as_bytes());
         let authority = Authority::load(&spec("ca"), issued.certificate.as_bytes(), key, now).unwrap();
