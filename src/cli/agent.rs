@@ -54,7 +54,7 @@ pub(super) struct Args {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     register_node: Option<bool>,
     #[command(flatten)]
-    kubelet_api: kubelet_api::Args,
+    kubelet_api: kubelet_api::Serving,
     /// Leave the session of the terminal
     #[arg(long, hide = true)]
     detached: bool,

@@ -10,7 +10,7 @@ use crate::agent::kubelet_config::ServerConfig;
 use crate::layout::Layout;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct Serving {
     /// Address to serve `kubectl logs` and the like on; 0.0.0.0 unless given
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
@@ -28,7 +28,7 @@ pub(super) struct Args {
     tls_private_key_file: Option<PathBuf>,
 }
 
-impl Args {
+impl Serving {
     /// Brings flags and file together; `None` where nothing is to be served.
     pub(super) fn settings(&self, layout: &Layout, config: &ServerConfig) -> Result<Option<Settings>, Error> {
         let usual = Settings::new(layout);
