@@ -31,6 +31,8 @@ pub mod logfile;
 pub mod lookup;
 pub mod message;
 pub mod metrics;
+pub mod mirror;
+pub mod node;
 pub mod pod;
 pub mod ports;
 pub mod probe;
@@ -64,6 +66,7 @@ use self::board::Board;
 use self::ledger::{Ledger, NoLedger, Writer};
 use self::logfile::LogDirectories;
 use self::metrics::Metrics;
+use self::node::Registration;
 use self::pod::{PodKey, SourceKind, StaticPod, resolve_order};
 use self::probe::Prober;
 use self::server::Door;
@@ -75,6 +78,7 @@ use self::step::{Timings, doubled, uid_of};
 use self::translate::LogLimits;
 use self::worker::{Message, Shared, Wanted, Worker};
 use crate::clock::Clock;
+use crate::cluster::connection;
 use crate::fsx::{self, FsError, Lock};
 use crate::kubeconfig;
 use crate::layout::Layout;
@@ -121,6 +125,8 @@ pub struct Options {
     pub notes: Vec<String>,
     /// How often all containers are listed without an event.
     pub relist_period: Duration,
+    /// How this host is registered as a node of its cluster; not at all when `None`.
+    pub register: Option<Registration>,
 }
 
 impl Options {
@@ -141,6 +147,7 @@ impl Options {
             log_limits: LogLimits::default(),
             notes: Vec::new(),
             relist_period: Duration::from_secs(15),
+            register: None,
         }
     }
 }
@@ -253,6 +260,19 @@ pub async fn run<R: Runtime>(
         tracing::warn!("{note}");
     }
 
+    let _registered = options.register.clone().map(|registration| {
+        node::start(node::Context {
+            connection: Arc::new(connection::Connection::new(&registration.kubeconfig)),
+            registration,
+            board: Arc::clone(&shared.board),
+            node: shared.node.clone(),
+            runtime: Arc::clone(&shared.runtime),
+            root: layout.root().to_path_buf(),
+            state: layout.state(),
+            proc: shared.proc.clone(),
+            clock: shared.clock.clone(),
+        })
+    });
     let hub = Hub::new(shared, &options, sources.unread.clone());
     let result = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
@@ -599,6 +619,9 @@ impl<R: Runtime> Hub<R> {
                 None => self.start(key, wanted, sources, containers),
             }
         }
+        let all_known = SourceKind::ALL.into_iter().all(|source| self.is_complete(source));
+        let tended = || pods.keys().chain(self.workers.keys()).cloned().collect();
+        self.shared.board.set_tended(all_known.then(tended));
     }
 
     /// Pods that cannot start yet, each with the one that has its UID until it is gone: both would be in one directory,

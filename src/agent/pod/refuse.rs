@@ -674,7 +674,7 @@ fn is_port_name(text: &str) -> bool {
 }
 
 /// The value of a label, or the part of a name after the slash.
-fn is_name(text: &str) -> bool {
+pub(in crate::agent) fn is_name(text: &str) -> bool {
     let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
     text.len() <= 63
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
@@ -683,7 +683,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// `name` or `prefix/name`, as keys of labels are.
-fn is_qualified(text: &str) -> bool {
+pub(in crate::agent) fn is_qualified(text: &str) -> bool {
     match text.split_once('/') {
         Some((prefix, name)) => is_subdomain(prefix) && is_name(name),
         None => is_name(text),
