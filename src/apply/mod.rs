@@ -18,6 +18,7 @@ mod exchange;
 mod files;
 mod hopeless;
 mod lead;
+mod node;
 mod peer;
 mod watch;
 
@@ -502,6 +503,8 @@ async fn steps<R: Runtime>(
                 exchanged.clear();
             }
             Step::BindClusterAdmins => bind_cluster_admins(goal, host).await?,
+            Step::MarkControlPlane { lifted } => node::mark(lifted, goal, host).await?,
+            Step::RemoveNode => node::remove(goal, host).await?,
             Step::Commit => outcome.generation = Some(commit(plan, goal, host, ledger).await?),
         }
         steps = &steps[performed..];

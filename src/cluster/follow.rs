@@ -9,12 +9,12 @@ use futures_util::StreamExt as _;
 use kube::Api;
 use kube::api::{DynamicObject, ListParams, WatchEvent, WatchParams};
 use kube::core::ApiResource;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::{Connection, ConnectionError};
-use crate::error::with_causes;
+use crate::error::root_cause;
 
 /// How long an answer may take.
 pub const ASK: Duration = Duration::from_secs(10);
@@ -59,14 +59,14 @@ impl AskError {
         }
     }
 
-    /// The error in one line; a refusal in the API server's own words.
+    /// The error in one line: a refusal in the API server's own words, of all else the innermost cause.
     pub fn told(&self) -> String {
         if let Self::Api(error) = self
             && let kube::Error::Api(status) = &**error
         {
             return status.message.clone();
         }
-        with_causes(self)
+        root_cause(self).to_string()
     }
 }
 
@@ -125,7 +125,13 @@ pub struct Follower {
 
 impl Follower {
     /// Begins to follow.
-    pub fn start(connection: Arc<Connection>, selection: Selection) -> Self {
+    ///
+    /// With each change of `hints` the API server may be back: it is not waited any longer then.
+    pub fn start<T: Send + Sync + 'static>(
+        connection: Arc<Connection>,
+        selection: Selection,
+        mut hints: watch::Receiver<T>,
+    ) -> Self {
         let (news, changes) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -139,7 +145,12 @@ impl Follower {
                 if news.send(Change::Lost(error)).is_err() {
                     return;
                 }
-                sleep(back_off.next()).await;
+                let pause = back_off.next();
+                sleep(pause.min(AGAIN.0)).await;
+                tokio::select! {
+                    () = sleep(pause.saturating_sub(AGAIN.0)) => {}
+                    Ok(()) = hints.changed() => {}
+                }
             }
         });
         Self { changes, _task: task }

@@ -58,7 +58,7 @@ pub struct Context {
 /// Keeps the mirrors until it is dropped.
 pub async fn run(context: Context) {
     let selection = Selection { resource: resource(), fields: format!("spec.nodeName={}", context.node.name) };
-    let mut follower = Follower::start(Arc::clone(&context.connection), selection);
+    let mut follower = Follower::start(Arc::clone(&context.connection), selection, context.board.answers());
     let mut changes = context.board.changes();
     let mut node_uid = context.node_uid.clone();
     let mut mirrors = Mirrors::new(context);

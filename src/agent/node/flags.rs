@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Taint;
 
 use super::object::OS_LABEL;
-use crate::agent::pod::{is_name, is_qualified};
+use crate::names::{is_label_value, is_qualified_name};
 
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
@@ -46,7 +46,7 @@ pub fn label(text: &str) -> Result<(String, String), FlagError> {
 }
 
 fn check(pair: &str, key: &str, value: &str) -> Result<(), FlagError> {
-    let is_right = is_qualified(key) && (value.is_empty() || is_name(value));
+    let is_right = is_qualified_name(key) && (value.is_empty() || is_label_value(value));
     if is_right { Ok(()) } else { Err(FlagError::Text(pair.to_owned())) }
 }
 

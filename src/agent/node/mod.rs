@@ -170,7 +170,8 @@ impl<R: Runtime> Task<R> {
     async fn run(mut self) {
         let selection =
             Selection { resource: resource(), fields: format!("metadata.name={}", self.context.node.name) };
-        let mut follower = Follower::start(Arc::clone(&self.context.connection), selection);
+        let hints = self.context.board.answers();
+        let mut follower = Follower::start(Arc::clone(&self.context.connection), selection, hints);
         let mut changes = self.context.board.changes();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -246,11 +247,15 @@ impl<R: Runtime> Task<R> {
             return Ok(());
         }
         let client = context.connection.client().await?;
-        let api_server = match &self.api_server {
-            Some(version) => version.clone(),
-            None => ask(client.apiserver_version()).await?.git_version,
-        };
-        self.api_server = Some(api_server.clone());
+        if self.api_server.is_none() {
+            self.api_server = match ask(client.apiserver_version()).await {
+                Ok(version) => Some(version.git_version),
+                // It need not tell everybody.
+                Err(error) if error.code().is_some() => None,
+                Err(error) => return Err(error),
+            };
+        }
+        let api_server = self.api_server.as_deref().unwrap_or_default();
         self.ask_engine().await;
         let engine = self.engine.as_ref().map(|(info, _)| info);
         let huge_pages = root.join("sys/kernel/mm/hugepages");
@@ -269,7 +274,7 @@ impl<R: Runtime> Task<R> {
             machine: &self.machine,
             capacity: &capacity,
             engine: engine.map_or("", |info| &info.version),
-            kubelet_version: kubelet_version(&api_server, DEFAULT_VERSION, env!("CARGO_PKG_VERSION")),
+            kubelet_version: kubelet_version(api_server, DEFAULT_VERSION, env!("CARGO_PKG_VERSION")),
             serves_kubelet_api: registration.serves_kubelet_api,
         };
         let status = facts.status(conditions(&readings, &mut self.seen, problem.as_deref(), now));

@@ -14,7 +14,7 @@ mod defaults;
 pub mod identity;
 mod refuse;
 pub(super) use defaults::DEFAULT_GRACE;
-pub(super) use refuse::{is_below, is_name, is_qualified};
+pub(super) use refuse::is_below;
 
 use std::collections::BTreeMap;
 use std::fmt;
