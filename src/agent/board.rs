@@ -1,7 +1,7 @@
 //! What the parts of the agent tell each other and the outside: the latest snapshot of each pod, who answers, and
 //! what is wrong at the moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +70,7 @@ pub struct Board {
     /// Rung when a worker finds the runtime away.
     pub lost: Notify,
     answers: watch::Sender<BTreeMap<PodKey, Answer>>,
+    changes: watch::Sender<u64>,
     state: Mutex<State>,
 }
 
@@ -81,6 +82,7 @@ struct State {
     warnings: Vec<String>,
     /// What others warn of, by who they are.
     remarks: BTreeMap<&'static str, Vec<String>>,
+    tended: Option<BTreeSet<PodKey>>,
 }
 
 impl Board {
@@ -90,6 +92,7 @@ impl Board {
             metrics,
             lost: Notify::new(),
             answers: watch::Sender::new(BTreeMap::new()),
+            changes: watch::Sender::new(0),
             state: Mutex::new(State::default()),
         }
     }
@@ -111,27 +114,47 @@ impl Board {
         });
     }
 
+    /// Tells of every change of a snapshot, of the pods that are tended, and of the problem. The number means nothing.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// Replaces the snapshot of a pod.
     pub fn publish(&self, snapshot: Snapshot) {
         self.state().pods.insert(snapshot.key.clone(), snapshot);
+        self.changed();
     }
 
     /// The pod is gone.
     pub fn forget(&self, key: &PodKey) {
         self.answer(key, None);
         self.state().pods.remove(key);
+        self.changed();
     }
 
     /// What keeps the agent from working at all.
     pub fn set_problem(&self, problem: Option<String>) {
-        self.state().problem = problem;
+        let before = std::mem::replace(&mut self.state().problem, problem.clone());
+        if before != problem {
+            self.changed();
+        }
     }
 
-    /// The sources, as last read, and remarks about all of it.
-    pub fn set_sources(&self, sources: Vec<SourceStatus>, warnings: Vec<String>) {
-        let mut state = self.state();
-        state.sources = sources;
-        state.warnings = warnings;
+    /// All pods that are wanted or still being removed; `None` while that is not known.
+    pub fn set_tended(&self, tended: Option<BTreeSet<PodKey>>) {
+        let before = std::mem::replace(&mut self.state().tended, tended.clone());
+        if before != tended {
+            self.changed();
+        }
+    }
+
+    /// What was said last of the pods that are tended.
+    pub fn tended(&self) -> Option<BTreeSet<PodKey>> {
+        self.state().tended.clone()
     }
 
     /// What `who` warns of at the moment, in the place of what it said before.
@@ -142,6 +165,13 @@ impl Board {
             tracing::warn!("{who}: {remark}");
         }
         state.remarks.insert(who, remarks);
+    }
+
+    /// The sources, as last read, and remarks about all of it.
+    pub fn set_sources(&self, sources: Vec<SourceStatus>, warnings: Vec<String>) {
+        let mut state = self.state();
+        state.sources = sources;
+        state.warnings = warnings;
     }
 
     /// All snapshots, in order.

@@ -33,6 +33,8 @@ pub mod logfile;
 pub mod lookup;
 pub mod message;
 pub mod metrics;
+pub mod mirror;
+pub mod node;
 pub mod pod;
 pub mod ports;
 pub mod probe;
@@ -66,6 +68,7 @@ use self::board::Board;
 use self::ledger::{Ledger, NoLedger, Writer};
 use self::logfile::LogDirectories;
 use self::metrics::Metrics;
+use self::node::Registration;
 use self::pod::{PodKey, SourceKind, StaticPod, resolve_order};
 use self::probe::Prober;
 use self::server::Door;
@@ -77,6 +80,7 @@ use self::step::{Timings, doubled, uid_of};
 use self::translate::LogLimits;
 use self::worker::{Message, Shared, Wanted, Worker};
 use crate::clock::Clock;
+use crate::cluster::connection;
 use crate::fsx::{self, FsError, Lock};
 use crate::kubeconfig;
 use crate::layout::Layout;
@@ -125,6 +129,8 @@ pub struct Options {
     pub relist_period: Duration,
     /// The kubelet's interface, where it is served.
     pub kubelet_api: Option<kubelet_api::Settings>,
+    /// How this host is registered as a node of its cluster; not at all when `None`.
+    pub register: Option<Registration>,
 }
 
 impl Options {
@@ -146,6 +152,7 @@ impl Options {
             notes: Vec::new(),
             relist_period: Duration::from_secs(15),
             kubelet_api: None,
+            register: None,
         }
     }
 }
@@ -258,12 +265,37 @@ pub async fn run<R: Runtime>(
         tracing::warn!("{note}");
     }
 
-    // Aborted at the end of this function.
-    let mut beside = JoinSet::new();
-    if let Some(settings) = options.kubelet_api.clone() {
-        let shown = (Arc::clone(&shared.runtime), Arc::clone(&shared.board), shared.node.clone(), shared.clock.clone());
-        beside.spawn(kubelet_api::run(settings, options.layout.clone(), shared.ledger.clone(), shown));
-    }
+    // All of it ends with the last line of this function.
+    let _registered = options.register.clone().map(|registration| {
+        let connection = Arc::new(connection::Connection::new(&registration.kubeconfig));
+        let mut tasks = node::start(node::Context {
+            connection: Arc::clone(&connection),
+            registration,
+            board: Arc::clone(&shared.board),
+            node: shared.node.clone(),
+            runtime: Arc::clone(&shared.runtime),
+            root: layout.root().to_path_buf(),
+            state: layout.state(),
+            proc: shared.proc.clone(),
+            clock: shared.clock.clone(),
+        });
+        if let Some(settings) = options.kubelet_api.clone() {
+            let context = Arc::new(kubelet_api::Context {
+                settings,
+                pki: layout.kubelet_pki(),
+                connection,
+                board: Arc::clone(&shared.board),
+                node: shared.node.clone(),
+                runtime: Arc::clone(&shared.runtime),
+                ledger: shared.ledger.clone(),
+                clock: shared.clock.clone(),
+            });
+            tasks.spawn(node::attended(Arc::clone(&shared.board), kubelet_api::WHO, move || {
+                kubelet_api::run(Arc::clone(&context))
+            }));
+        }
+        tasks
+    });
     let hub = Hub::new(shared, &options, sources.unread.clone());
     let result = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
@@ -610,6 +642,9 @@ impl<R: Runtime> Hub<R> {
                 None => self.start(key, wanted, sources, containers),
             }
         }
+        let all_known = SourceKind::ALL.into_iter().all(|source| self.is_complete(source));
+        let tended = || pods.keys().chain(self.workers.keys()).cloned().collect();
+        self.shared.board.set_tended(all_known.then(tended));
     }
 
     /// Pods that cannot start yet, each with the one that has its UID until it is gone: both would be in one directory,

@@ -71,6 +71,7 @@ const PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// What is said in `/status`, and about what.
 const NOT_SERVED: &str = "the kubelet's interface is not served (`kubectl logs`, `kubectl exec`)";
+pub(super) const WHO: &str = "the kubelet's interface";
 const ADDRESS: &str = "address of the kubelet's interface";
 const CERTIFICATE: &str = "certificate of the kubelet's interface";
 
@@ -83,18 +84,15 @@ pub struct Settings {
     pub client_ca: PathBuf,
     /// Certificate and key to show; made by the agent when `None` (kubelet: `tlsCertFile`, `tlsPrivateKeyFile`).
     pub pair: Option<Pair>,
-    /// With which the API server is asked who may do what.
-    pub kubeconfig: PathBuf,
 }
 
 impl Settings {
-    /// The usual ones: 0.0.0.0:10250, kubeadm's authority and kubelet.conf.
+    /// The usual ones: 0.0.0.0:10250, and kubeadm's authority.
     pub fn new(layout: &Layout) -> Self {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT),
             client_ca: layout.kubernetes().join("pki/ca.crt"),
             pair: None,
-            kubeconfig: layout.kubernetes().join(crate::kubeconfig::KUBELET_FILE),
         }
     }
 }
@@ -125,27 +123,43 @@ impl<R, V: Clone> Clone for Face<R, V> {
     }
 }
 
-/// Serves for as long as the future is polled; never ends.
-pub(super) async fn run<R: Runtime>(
-    settings: Settings,
-    layout: Layout,
-    ledger: Writer,
-    (runtime, board, node, clock): (Arc<R>, Arc<Board>, Node, Clock),
-) {
-    let serving = match settings.pair {
-        Some(pair) => Serving::of_others(pair, ledger),
-        None => Serving::own(&layout.kubelet_pki(), &node.name, node.address, ledger),
+/// What the task works with.
+pub(super) struct Context<R> {
+    /// How it is served.
+    pub(super) settings: Settings,
+    /// Where the pair is that the agent makes.
+    pub(super) pki: PathBuf,
+    /// The API server, which says who may do what.
+    pub(super) connection: Arc<Connection>,
+    /// The static pods.
+    pub(super) board: Arc<Board>,
+    /// Facts about the node.
+    pub(super) node: Node,
+    /// The engine.
+    pub(super) runtime: Arc<R>,
+    /// Where files are recorded before they are made.
+    pub(super) ledger: Writer,
+    /// Time.
+    pub(super) clock: Clock,
+}
+
+/// Serves for as long as the future is polled.
+pub(super) async fn run<R: Runtime>(context: Arc<Context<R>>) {
+    let Context { settings, node, board, clock, .. } = &*context;
+    let serving = match &settings.pair {
+        Some(pair) => Serving::of_others(pair.clone(), context.ledger.clone()),
+        None => Serving::own(&context.pki, &node.name, node.address, context.ledger.clone()),
     };
     let face = Face {
-        runtime,
-        board: Arc::clone(&board),
-        authenticator: Arc::new(Authenticator::new(settings.client_ca, clock.clone())),
+        runtime: Arc::clone(&context.runtime),
+        board: Arc::clone(board),
+        authenticator: Arc::new(Authenticator::new(settings.client_ca.clone(), clock.clone())),
         authorizer: Arc::new(Authorizer::new(&node.name)),
-        node: Arc::new(node),
+        node: Arc::new(node.clone()),
         clock: clock.clone(),
-        reviews: Arc::new(Connection::new(settings.kubeconfig)),
+        reviews: Arc::clone(&context.connection),
     };
-    let listener = listen(settings.listen, &board).await;
+    let listener = listen(settings.listen, board).await;
     tracing::info!(address = %settings.listen, "the kubelet's interface is served");
     accept(listener, serving, face).await;
 }

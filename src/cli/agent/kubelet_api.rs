@@ -52,7 +52,6 @@ impl Serving {
             listen: SocketAddr::new(self.address.or(config.address).unwrap_or(usual.listen.ip()), port),
             client_ca: either(&self.client_ca_file, &config.client_ca_file)?.unwrap_or(usual.client_ca),
             pair,
-            kubeconfig: usual.kubeconfig,
         }))
     }
 }
