@@ -1,7 +1,7 @@
 //! What the parts of the agent tell each other and the outside: the latest snapshot of each pod, who answers, and
 //! what is wrong at the moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -97,6 +97,7 @@ pub struct Board {
     pub lost: Notify,
     answers: watch::Sender<BTreeMap<PodKey, Answer>>,
     recorder: Option<(Recorder, Clock)>,
+    changes: watch::Sender<u64>,
     state: Mutex<State>,
 }
 
@@ -106,6 +107,9 @@ struct State {
     sources: Vec<SourceStatus>,
     problem: Option<String>,
     warnings: Vec<String>,
+    /// What others warn of, by who they are.
+    remarks: BTreeMap<&'static str, Vec<String>>,
+    tended: Option<BTreeSet<PodKey>>,
 }
 
 impl Board {
@@ -116,6 +120,7 @@ impl Board {
             lost: Notify::new(),
             answers: watch::Sender::new(BTreeMap::new()),
             recorder: None,
+            changes: watch::Sender::new(0),
             state: Mutex::new(State::default()),
         }
     }
@@ -143,6 +148,15 @@ impl Board {
         });
     }
 
+    /// Tells of every change of a snapshot, of the pods that are tended, and of the problem. The number means nothing.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// Replaces the snapshot of a pod.
     pub fn publish(&self, snapshot: Snapshot) {
         let mut state = self.state();
@@ -153,17 +167,46 @@ impl Board {
             }
         }
         state.pods.insert(snapshot.key.clone(), snapshot);
+        drop(state);
+        self.changed();
     }
 
     /// The pod is gone.
     pub fn forget(&self, key: &PodKey) {
         self.answer(key, None);
         self.state().pods.remove(key);
+        self.changed();
     }
 
     /// What keeps the agent from working at all.
     pub fn set_problem(&self, problem: Option<String>) {
-        self.state().problem = problem;
+        let before = std::mem::replace(&mut self.state().problem, problem.clone());
+        if before != problem {
+            self.changed();
+        }
+    }
+
+    /// All pods that are wanted or still being removed; `None` while that is not known.
+    pub fn set_tended(&self, tended: Option<BTreeSet<PodKey>>) {
+        let before = std::mem::replace(&mut self.state().tended, tended.clone());
+        if before != tended {
+            self.changed();
+        }
+    }
+
+    /// What was said last of the pods that are tended.
+    pub fn tended(&self) -> Option<BTreeSet<PodKey>> {
+        self.state().tended.clone()
+    }
+
+    /// What `who` warns of at the moment, in the place of what it said before.
+    pub fn remark(&self, who: &'static str, remarks: Vec<String>) {
+        let mut state = self.state();
+        let before = state.remarks.remove(who).unwrap_or_default();
+        for remark in remarks.iter().filter(|remark| !before.contains(remark)) {
+            tracing::warn!("{who}: {remark}");
+        }
+        state.remarks.insert(who, remarks);
     }
 
     /// The sources, as last read, and remarks about all of it.
@@ -181,7 +224,8 @@ impl Board {
     /// The problem, the sources and the warnings.
     pub fn situation(&self) -> (Option<String>, Vec<SourceStatus>, Vec<String>) {
         let state = self.state();
-        (state.problem.clone(), state.sources.clone(), state.warnings.clone())
+        let warnings = state.warnings.iter().chain(state.remarks.values().flatten()).cloned().collect();
+        (state.problem.clone(), state.sources.clone(), warnings)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod connection;
+pub mod follow;
 pub mod lease;
 pub mod node;
 pub mod survey;
