@@ -10,7 +10,7 @@
 //!   there are containers of it does not matter.
 //! - A spec that failed is not tried again until the file changes, not even by the next agent.
 //! - An agent that comes back in the middle of a trial removes the new one and begins again: it cannot tell to whom the
-//!   clients went.
+//!   clients went. One that comes back while what is proven takes over sends clients there before it ends the old one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pod::{PodKey, StaticPod};
 use super::source::memory::Remembered;
-use super::step::{belongs_to, instances, is_running, name_of};
+use super::step::{SANDBOX, belongs_to, instances, is_running, name_of};
 use crate::fsx::{self, FsError};
 use crate::proc::{Listener, Proc};
 use crate::runtime::{Container, State};
@@ -200,6 +200,18 @@ pub fn has_room(proc: &Proc, pids: &[i32]) -> Result<(), String> {
     }
     let (available, used) = (available >> 20, used >> 20);
     Err(format!("{available} MiB of memory are available, and the old one has {used} MiB"))
+}
+
+/// Whether an agent has ended between the take-over of what is proven and the end of what ran before it: both run, and
+/// the old one, which started first, has the first place among those that listen.
+pub fn takes_over(containers: &BTreeMap<String, Container>, proven: &StaticPod) -> bool {
+    let start = |container: &Container| match container.state {
+        State::Running { started_at, .. } if name_of(container) != SANDBOX => Some(started_at),
+        _ => None,
+    };
+    let (new, old): (Vec<_>, Vec<_>) = containers.values().partition(|container| belongs_to(container, proven));
+    let first = |of: Vec<&Container>| of.into_iter().filter_map(start).min();
+    first(old).zip(first(new)).is_some_and(|(old, new)| old < new)
 }
 
 /// Whether one of `listeners` belongs to a container of `pod`.

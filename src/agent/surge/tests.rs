@@ -290,6 +290,26 @@ fn a_sandbox_is_no_start() {
 }
 
 #[test]
+fn the_second_of_two_takes_over() {
+    let case = |old, new| Case::new(old, new).containers;
+    let [old, new] = ["i:1", "i:2"].map(|image| pod(image, None));
+    for (what, containers, proven, expected) in [
+        ("a take-over", case(running(60), Some(running(1))), &new, true),
+        ("a trial", case(running(60), Some(running(1))), &old, false),
+        ("the old one is gone", case(exited(0), Some(running(1))), &new, false),
+        ("the new one has ended since", case(running(60), Some(exited(1))), &new, false),
+        ("the new one has not started", case(running(60), None), &new, false),
+    ] {
+        assert_eq!(takes_over(&containers, proven), expected, "{what}");
+    }
+    let mut sandbox = container("sandbox", &new, running(1));
+    sandbox.labels.insert(labels::CONTAINER_NAME.to_owned(), SANDBOX.to_owned());
+    let mut containers = case(running(60), None);
+    containers.insert("sandbox".to_owned(), sandbox);
+    assert!(!takes_over(&containers, &new));
+}
+
+#[test]
 fn who_listens_is_said_by_the_owner() {
     let case = Case::new(running(60), Some(running(1)));
     let listener = |container: Option<&str>| Listener {

@@ -39,6 +39,8 @@ pub(super) struct Surge {
     obstacle: Option<(String, String)>,
     /// Keeps clients away from the new one.
     steering: Option<Steering>,
+    /// Keeps clients away from the old one, which an agent before this one has not come to stop.
+    resumed: Option<Steering>,
     /// The spec that is being tried.
     tried: Option<Trial>,
     /// It listens.
@@ -136,7 +138,7 @@ impl<R: Runtime> Worker<R> {
             self.effective = Some(Arc::clone(&pod));
             return Wanted::Run { pod, order, eager };
         }
-        self.recall_surge();
+        self.recall_surge().await;
         loop {
             self.see_who_listens(&pod).await;
             let course = self.course(&pod);
@@ -151,13 +153,16 @@ impl<R: Runtime> Worker<R> {
                 return Wanted::Run { pod, order, eager: true };
             }
             match course {
-                Course::Steer => match self.join(&pod).await {
-                    Ok(steering) => self.surge.steering = Some(steering),
-                    Err(why) => {
-                        tracing::warn!(pod = %self.key, why, "cannot be replaced new-first; the old one goes first");
-                        self.surge.obstacle = Some((pod.hash.clone(), why));
+                Course::Steer => {
+                    self.end_resumed().await;
+                    match self.join(&pod).await {
+                        Ok(steering) => self.surge.steering = Some(steering),
+                        Err(why) => {
+                            tracing::warn!(pod = %self.key, why, "cannot be replaced new-first; the old one goes first");
+                            self.surge.obstacle = Some((pod.hash.clone(), why));
+                        }
                     }
-                },
+                }
                 Course::Unsteer => {
                     tracing::warn!(pod = %self.key, "the old one has ended; the new one goes on as at a cold start");
                     self.unsteer(Duration::ZERO).await;
@@ -191,11 +196,36 @@ impl<R: Runtime> Worker<R> {
         }
     }
 
-    /// Reads once what an earlier agent has kept.
-    fn recall_surge(&mut self) {
-        if !std::mem::replace(&mut self.surge.recalled, true) {
-            self.surge.memory = surge::recall(&self.shared.proven, &self.key, &self.shared.node.name);
-            self.surge.forgotten = false;
+    /// Reads once what an earlier agent has kept, and goes on with the take-over in which it has ended.
+    async fn recall_surge(&mut self) {
+        if std::mem::replace(&mut self.surge.recalled, true) {
+            return;
+        }
+        self.surge.memory = surge::recall(&self.shared.proven, &self.key, &self.shared.node.name);
+        self.surge.forgotten = false;
+        let Some(proven) = self.surge.memory.as_ref().map(|memory| Arc::clone(&memory.proven)) else { return };
+        if !surge::takes_over(&self.containers, &proven) {
+            return;
+        }
+        match self.resume(&proven).await {
+            Ok(resumed) => {
+                tracing::info!(pod = %self.key, hash = proven.hash, "the proven version goes on taking over");
+                self.surge.resumed = Some(resumed);
+                sleep(HANDSHAKES).await;
+            }
+            Err(why) => tracing::warn!(pod = %self.key, why, "a few clients may still reach the old one as it ends"),
+        }
+    }
+
+    /// Makes the agent a member of the two that listen on the port of `proven`.
+    async fn resume(&self, proven: &StaticPod) -> Result<Steering, String> {
+        let (proc, port) = (self.shared.proc.clone(), port_of(proven));
+        let listeners = apart(move || proc.listeners(&[port])).await.map_err(|error| error.to_string())?;
+        match listeners.as_slice() {
+            [one, other] if one.address == other.address && surge::listens(&listeners, &self.containers, proven) => {
+                Steering::resume(SocketAddr::new(one.address, port)).map_err(|error| with_cause(&error))
+            }
+            _ => Err(format!("not the two of them listen on port {port}: {} sockets", listeners.len())),
         }
     }
 
@@ -425,7 +455,15 @@ impl<R: Runtime> Worker<R> {
         let others = self.containers.values().any(|container| is_running(container) && !belongs_to(container, pod));
         if !others {
             self.surge.keeper = None;
+            self.end_resumed().await;
             self.unsteer(HANDSHAKES).await;
+        }
+    }
+
+    /// Gives up the socket with which a take-over was resumed; clients have come to the one that stays all along.
+    async fn end_resumed(&mut self) {
+        if let Some(resumed) = self.surge.resumed.take() {
+            resumed.leave().await;
         }
     }
 
