@@ -59,8 +59,8 @@ struct Trial {
     since: Timestamp,
     /// It fails unless it answers until then.
     until: Option<Timestamp>,
-    /// Nothing proven ran when it began.
-    cold: bool,
+    /// Ids of its containers that have ended.
+    ends: BTreeSet<String>,
 }
 
 /// Containers that were stopped beside everything else, with what came of it.
@@ -141,6 +141,7 @@ impl<R: Runtime> Worker<R> {
         self.recall_surge().await;
         loop {
             self.see_who_listens(&pod).await;
+            self.count_ends(&pod);
             let course = self.course(&pod);
             self.surge.update = match course {
                 Course::Run => None,
@@ -239,6 +240,13 @@ impl<R: Runtime> Worker<R> {
         }
     }
 
+    /// Of those that have ended only the last one stays.
+    fn count_ends(&mut self, pod: &StaticPod) {
+        if let Some(trial) = self.surge.tried.as_mut().filter(|trial| trial.hash == pod.hash) {
+            trial.ends.extend(surge::ends(&self.containers, pod, trial.since).cloned());
+        }
+    }
+
     fn course(&self, pod: &StaticPod) -> Course {
         let obstacle = self.surge.obstacle.as_ref().filter(|(hash, _)| *hash == pod.hash);
         let own = self.containers.values().filter(|container| belongs_to(container, pod));
@@ -257,7 +265,7 @@ impl<R: Runtime> Worker<R> {
             stopping: &self.surge.stopping,
             obstacle: obstacle.map(|(_, why)| why.as_str()),
             tried_since,
-            cold: tried.is_some_and(|trial| trial.cold),
+            ends: tried.map_or(0, |trial| trial.ends.len()),
             steered: self.surge.steering.is_some(),
             answers: tried_since.is_some() && self.answers(pod),
             failed,
@@ -292,9 +300,8 @@ impl<R: Runtime> Worker<R> {
                 trial.since = now;
             }
         } else {
-            let cold = self.surge.steering.is_none();
-            tracing::info!(pod = %self.key, cold, "trying the new version");
-            self.surge.tried = Some(Trial { hash: pod.hash.clone(), since: now, until, cold });
+            tracing::info!(pod = %self.key, steered = self.surge.steering.is_some(), "trying the new version");
+            self.surge.tried = Some(Trial { hash: pod.hash.clone(), since: now, until, ends: BTreeSet::new() });
             self.surge.listens = false;
             if let Some(steering) = &self.surge.steering
                 && let Err(error) = steering.steer(&Program::proving(loopback(steering.address().ip())))
