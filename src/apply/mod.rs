@@ -427,15 +427,17 @@ fn is_here(address: IpAddr) -> bool {
     HostFacts::collect([]).map_or(true, |facts| facts.has_address(address))
 }
 
-/// Replaces etcd, or goes on with doing so, and records where the new one is.
-async fn swap_etcd<R: Runtime>(
-    swapped: &etcd_swap::Swapped,
-    goal: &Goal<'_>,
-    host: &Host<'_, R>,
-) -> Result<HealthyAfter, ApplyError> {
-    let healthy = etcd_swap::swap(swapped, goal, host).await?;
-    peer::record(goal, host).await?;
-    Ok(healthy)
+/// Records where the new etcd is. One that has not moved is where it was recorded, so that nothing goes back for a
+/// failure.
+async fn record_peer<R>(plan: &Plan, goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(), ApplyError> {
+    match peer::record(goal, host).await {
+        Err(error) if plan.address.is_none() => {
+            let why = with_causes(&error);
+            host.printer.warning(&format!("where etcd's member is recorded was not looked at: {why}"));
+            Ok(())
+        }
+        recorded => recorded,
+    }
 }
 
 async fn steps<R: Runtime>(
@@ -451,6 +453,11 @@ async fn steps<R: Runtime>(
     while let Some(step) = steps.first() {
         tracing::info!(phase = step.phase(), "{step}");
         let mut performed = 1;
+        // All that was exchanged serves, and was waited for: whatever fails from here on is for the next run, and nothing
+        // goes back for it.
+        if matches!(step, Step::BindClusterAdmins | Step::Commit) {
+            exchanged.clear();
+        }
         match step {
             Step::StopPods => stop_pods(goal, host).await?,
             Step::SetEtcdDataAside { path } => set_aside(path, host)?,
@@ -470,14 +477,15 @@ async fn steps<R: Runtime>(
                 exchanged.push(Exchange::Pod(new));
                 outcome.healthy.push(exchange::exchange(*component, goal, host).await?);
                 if *component == Component::Etcd {
-                    peer::record(goal, host).await?;
+                    record_peer(plan, goal, host).await?;
                 }
             }
             Step::FinishEtcdSwap { forward } => {
                 if let Some(swapped) = etcd_swap::Swapped::interrupted(host)? {
                     if *forward {
                         exchanged.push(Exchange::Etcd(swapped.clone()));
-                        outcome.healthy.push(swap_etcd(&swapped, goal, host).await?);
+                        outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
+                        record_peer(plan, goal, host).await?;
                     } else {
                         let undone = etcd_swap::undo(&swapped, goal, host).await?;
                         if let Some((etcd, Some(reason))) = undone {
@@ -491,15 +499,14 @@ async fn steps<R: Runtime>(
                 fsx::create_directories(&host.layout.manifests(), files::MANIFESTS_MODE)?;
                 let swapped = etcd_swap::Swapped::of(*back, goal, host, ledger)?;
                 exchanged.push(Exchange::Etcd(swapped.clone()));
-                outcome.healthy.push(swap_etcd(&swapped, goal, host).await?);
+                outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
+                record_peer(plan, goal, host).await?;
             }
             Step::Wait => {
                 let healthy = wait(goal, host, agent.as_mut()).await?;
                 let known = |one: &HealthyAfter| outcome.healthy.iter().any(|known| known.component == one.component);
                 let new: Vec<_> = healthy.into_iter().filter(|one| !known(one)).collect();
                 outcome.healthy.extend(new);
-                // All of it serves: whatever fails from here on is for the next run, and nothing goes back for it.
-                exchanged.clear();
             }
             Step::BindClusterAdmins => bind_cluster_admins(goal, host).await?,
             Step::Commit => outcome.generation = Some(commit(plan, goal, host, ledger).await?),

@@ -33,6 +33,9 @@ pub struct Change {
 /// The API object that gives `admin.conf` its rights.
 pub(super) const BINDING: &str = "clusterrolebinding/kubeadm:cluster-admins";
 
+/// The configuration itself.
+pub(super) const CONFIGURATION: &str = "configuration";
+
 /// Why what an authority has signed is made anew on an upgrade.
 pub(super) const RENEWED: &str = "renewed with the upgrade";
 

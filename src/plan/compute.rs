@@ -168,7 +168,7 @@ fn configuration(desired: &Desired<'_>, generation: &Generation) -> Option<Chang
         return None;
     };
     Some(Change {
-        what: "configuration".to_owned(),
+        what: change::CONFIGURATION.to_owned(),
         class: Class::None,
         cause: Cause::Configuration,
         reason: reason.to_owned(),
