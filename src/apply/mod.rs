@@ -18,6 +18,7 @@ mod exchange;
 mod files;
 mod hopeless;
 mod lead;
+mod node;
 mod peer;
 mod watch;
 
@@ -453,9 +454,9 @@ async fn steps<R: Runtime>(
     while let Some(step) = steps.first() {
         tracing::info!(phase = step.phase(), "{step}");
         let mut performed = 1;
-        // All that was exchanged serves, and was waited for: whatever fails from here on is for the next run, and nothing
-        // goes back for it.
-        if matches!(step, Step::BindClusterAdmins | Step::Commit) {
+        // All that was exchanged serves, and was waited for: what fails from here on is for the next run, and nothing goes
+        // back for it.
+        if step.is_behind_the_wait() {
             exchanged.clear();
         }
         match step {
@@ -509,6 +510,8 @@ async fn steps<R: Runtime>(
                 outcome.healthy.extend(new);
             }
             Step::BindClusterAdmins => bind_cluster_admins(goal, host).await?,
+            Step::MarkControlPlane { lifted } => node::mark(lifted, goal, host).await?,
+            Step::RemoveNode => node::remove(goal, host).await?,
             Step::Commit => outcome.generation = Some(commit(plan, goal, host, ledger).await?),
         }
         steps = &steps[performed..];

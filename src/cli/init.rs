@@ -61,6 +61,9 @@ pub(super) struct Flags {
     /// Registry and path that images come from
     #[arg(long, value_name = "REPOSITORY")]
     image_repository: Option<String>,
+    /// Register this node in the cluster, with a mirror of each static pod; `=false` ends that
+    #[arg(long, value_name = "BOOL", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    register_node: Option<bool>,
     /// Name of this node; its host name unless given
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
@@ -112,6 +115,7 @@ impl Flags {
             kubernetes_version: self.kubernetes_version.clone(),
             node_name: self.node_name.clone(),
             pod_network_cidr: self.pod_network_cidr.clone(),
+            register_node: self.register_node,
             service_cidr: self.service_cidr.clone(),
             service_dns_domain: self.service_dns_domain.clone(),
             skip_phases: self.skip_phases.clone(),
@@ -334,6 +338,9 @@ fn agent_command(context: &Context, cluster: &Cluster) -> Result<AgentCommand, F
         format!("--hostname-override={}", cluster.node_name),
         format!("--pod-infra-container-image={}", cluster.pause_image()),
     ];
+    if cluster.registration.is_some() {
+        arguments.push("--register-node".to_owned());
+    }
     arguments.extend(context.environment.get("DOCKER_HOST").map(|engine| format!("--docker-host={engine}")));
     Ok(AgentCommand { program, arguments })
 }

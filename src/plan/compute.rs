@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Taint};
 
 use super::{
     AddressChange, Back, Cause, Change, Class, Credential, Desired, EtcdData, Found, FoundManifest, Generation,
@@ -12,6 +12,7 @@ use super::{
 };
 use super::{change, etcd};
 use crate::agent::pod::{SURGE, UPDATE};
+use crate::cluster::node::{NodeState, text_of};
 use crate::etcd::{Course, Prospect};
 use crate::manifests::Manifest;
 use crate::release::{self, Component};
@@ -97,6 +98,9 @@ fn make(desired: &Desired<'_>, observed: &Observed, found: Differences) -> Plan 
         steps.push(Step::Wait);
     }
     steps.push(Step::BindClusterAdmins);
+    if desired.cluster.registration.is_some() {
+        steps.push(Step::MarkControlPlane { lifted: Vec::new() });
+    }
     steps.push(Step::Commit);
     let changes = steps.iter().filter_map(Change::of_new).collect();
     Plan { changes, steps, ..Plan::default() }
@@ -147,6 +151,10 @@ fn mend(desired: &Desired<'_>, observed: &Observed, generation: &Generation, fou
         changes.push(drift(change::BINDING.to_owned(), Class::Live, reason, Step::BindClusterAdmins.phase()));
         steps.push(Step::BindClusterAdmins);
     }
+    if let Some((cause, reason, step)) = node(desired, observed) {
+        changes.push(Change { cause, ..drift(change::NODE.to_owned(), Class::Live, reason.to_owned(), step.phase()) });
+        steps.push(step);
+    }
     if record || !steps.is_empty() || !observed.unhealthy.is_empty() {
         steps.push(Step::Wait);
     }
@@ -155,6 +163,26 @@ fn mend(desired: &Desired<'_>, observed: &Observed, generation: &Generation, fou
         steps.push(Step::Commit);
     }
     Plan { changes, steps, ..Plan::default() }
+}
+
+/// What is to be done about the Node of this host.
+fn node(desired: &Desired<'_>, observed: &Observed) -> Option<(Cause, &'static str, Step)> {
+    let before = desired.before.as_ref().and_then(|before| before.cluster.registration.as_ref());
+    let Some(wanted) = &desired.cluster.registration else {
+        let cause = if before.is_some() { Cause::Configuration } else { Cause::Drift };
+        let leaves = before.is_some() || observed.node_kubeconfig.is_some();
+        return leaves.then_some((cause, "it is no longer registered", Step::RemoveNode));
+    };
+    let is_wanted = |taint: &&Taint| wanted.taints.contains(taint);
+    let lifted: Vec<_> = before.iter().flat_map(|one| &one.taints).filter(|one| !is_wanted(one)).map(text_of).collect();
+    let (cause, reason) = match observed.node {
+        _ if before.is_none() => (Cause::Configuration, "it is to be registered"),
+        _ if before != Some(wanted) => (Cause::Configuration, "other taints are asked for"),
+        Some(NodeState::Absent) => (Cause::Drift, "it is not registered"),
+        Some(NodeState::Unmarked) => (Cause::Drift, "labels or taints of a control plane are missing"),
+        Some(NodeState::Marked) | None => return None,
+    };
+    Some((cause, reason, Step::MarkControlPlane { lifted }))
 }
 
 /// The configuration itself, where it is another one.
