@@ -140,7 +140,7 @@ impl Operation {
                 world.falls_ill(None);
             }
         }
-        self.init(world, goal).await?;
+        self.again(world, goal).await?;
         equal(&self.running(world)?, &Some(goal), "what is committed")?;
         if self == Self::FlagChange {
             let committed = world.ledger().committed.map(|(generation, _)| generation);
@@ -173,6 +173,20 @@ impl Operation {
         let found =
             self.goals().into_iter().find(|goal| config::to_wire_yaml(&world.cluster(goal)) == committed.config);
         found.map(Some).ok_or_else(|| format!("nobody has asked for {}", committed.config))
+    }
+
+    /// The same command, until it succeeds. After a failed upgrade the agent may still tell of crashes from before the
+    /// host was mended, and rejects what it has rejected until the old manifest has been there again.
+    async fn again(self, world: &World, goal: &str) -> Verdict {
+        let begin = Instant::now();
+        loop {
+            match self.init(world, goal).await {
+                Err(_) if matches!(self, Self::FailedUpgrade(_)) && begin.elapsed() < LIMIT => {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                done => return done.map(drop),
+            }
+        }
     }
 
     /// Whether there was something to do.
