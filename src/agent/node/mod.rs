@@ -168,8 +168,7 @@ impl<R: Runtime> Task<R> {
     }
 
     async fn run(mut self) {
-        let selection =
-            Selection { resource: resource(), fields: format!("metadata.name={}", self.context.node.name) };
+        let selection = Selection { resource: resource(), fields: format!("metadata.name={}", self.context.node.name) };
         let hints = self.context.board.answers();
         let mut follower = Follower::start(Arc::clone(&self.context.connection), selection, hints);
         let mut changes = self.context.board.changes();
@@ -192,7 +191,7 @@ impl<R: Runtime> Task<R> {
                 continue;
             }
             let result = self.settle().await;
-            again_at = result.is_err().then(|| Instant::now() + back_off.next());
+            again_at = result.is_err().then(|| Instant::now() + back_off.pause());
             if result.is_ok() {
                 back_off = BackOff::default();
             }
@@ -255,7 +254,6 @@ impl<R: Runtime> Task<R> {
                 Err(error) => return Err(error),
             };
         }
-        let api_server = self.api_server.as_deref().unwrap_or_default();
         self.ask_engine().await;
         let engine = self.engine.as_ref().map(|(info, _)| info);
         let huge_pages = root.join("sys/kernel/mm/hugepages");
@@ -264,7 +262,8 @@ impl<R: Runtime> Task<R> {
         // A network file system may hang.
         let readings = apart(move || Readings::take(&proc, &pods, images.as_deref())).await;
         let missing = capacity.missing();
-        let lacks = (!missing.is_empty()).then(|| format!("Missing node capacity for resources: {}", missing.join(", ")));
+        let lacks =
+            (!missing.is_empty()).then(|| format!("Missing node capacity for resources: {}", missing.join(", ")));
         let problem = self.problem.clone().or(lacks);
         let now = context.clock.now();
         let facts = Facts {
@@ -274,7 +273,11 @@ impl<R: Runtime> Task<R> {
             machine: &self.machine,
             capacity: &capacity,
             engine: engine.map_or("", |info| &info.version),
-            kubelet_version: kubelet_version(api_server, DEFAULT_VERSION, env!("CARGO_PKG_VERSION")),
+            kubelet_version: kubelet_version(
+                self.api_server.as_deref().unwrap_or_default(),
+                DEFAULT_VERSION,
+                env!("CARGO_PKG_VERSION"),
+            ),
             serves_kubelet_api: registration.serves_kubelet_api,
         };
         let status = facts.status(conditions(&readings, &mut self.seen, problem.as_deref(), now));
