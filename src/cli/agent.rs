@@ -1,5 +1,7 @@
 //! `plinth agent`.
 
+mod kubelet_api;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -67,6 +69,8 @@ pub(super) struct Args {
     /// Address of the node; that of its default route unless given
     #[arg(long, value_name = "IP")]
     node_ip: Option<IpAddr>,
+    #[command(flatten)]
+    kubelet_api: kubelet_api::Serving,
     /// Leave the session of the terminal
     #[arg(long, hide = true)]
     detached: bool,
@@ -116,7 +120,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
         kubeconfig: context.layout.below_root(&args.kubeconfig),
         labels: args.node_labels.iter().cloned().collect(),
         taints: args.register_with_taints.clone(),
-        serves_kubelet_api: false,
+        kubelet_port: options.kubelet_api.as_ref().map(|settings| settings.listen.port()),
     });
     let docker = match args.docker_host.as_deref() {
         Some(host) => crate::runtime::docker::Docker::connect(Some(host))
@@ -174,6 +178,7 @@ fn settle(options: &mut Options, args: &Args, config: KubeletConfig) -> Result<(
         period(args.file_check_frequency, config.file_check_frequency, options.file_check_period);
     options.http_check_period =
         period(args.http_check_frequency, config.http_check_frequency, options.http_check_period);
+    options.kubelet_api = args.kubelet_api.settings(&options.layout, &config.server).map_err(Failure::usage)?;
     config.apply_back_off(&mut options.timings);
     options.log_limits = config.log_limits();
     if let Some(path) = &args.config {

@@ -57,8 +57,8 @@ pub struct Registration {
     pub labels: BTreeMap<String, String>,
     /// Taints of a new object besides that of plinth.
     pub taints: Vec<Taint>,
-    /// Whether the kubelet's API is served on port 10250.
-    pub serves_kubelet_api: bool,
+    /// Port of the kubelet's API, where it is served.
+    pub kubelet_port: Option<u16>,
 }
 
 /// What the tasks work with.
@@ -112,7 +112,7 @@ pub fn start<R: Runtime>(context: Context<R>) -> JoinSet<()> {
 }
 
 /// Runs `task` again should it end, which is a defect: the pods have nothing to do with it.
-async fn attended<F>(board: Arc<Board>, who: &'static str, task: impl Fn() -> F)
+pub(super) async fn attended<F>(board: Arc<Board>, who: &'static str, task: impl Fn() -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -278,7 +278,7 @@ impl<R: Runtime> Task<R> {
                 DEFAULT_VERSION,
                 env!("CARGO_PKG_VERSION"),
             ),
-            serves_kubelet_api: registration.serves_kubelet_api,
+            kubelet_port: registration.kubelet_port,
         };
         let status = facts.status(conditions(&readings, &mut self.seen, problem.as_deref(), now));
         let nodes: Api<DynamicObject> = Api::all_with(client, &resource());

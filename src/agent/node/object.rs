@@ -20,8 +20,6 @@ pub const STATIC_PODS_ONLY: &str = "plinth.dev/static-pods-only";
 
 /// How old a status may be that says nothing new (kubelet: `nodeStatusReportFrequency`).
 const REPORTED: SignedDuration = SignedDuration::from_mins(5);
-/// Where the kubelet's API is served.
-const KUBELET_PORT: i32 = 10250;
 /// What a kubelet declares that speaks WebSocket to API servers, which then need not speak SPDY (since 1.36).
 const WEBSOCKETS: &str = "ExtendWebSocketsToKubelet";
 /// By this label `DaemonSets` find nodes that run their pods.
@@ -77,8 +75,8 @@ pub struct Facts<'a> {
     pub engine: &'a str,
     /// See [`kubelet_version`].
     pub kubelet_version: String,
-    /// Whether the kubelet's API is served.
-    pub serves_kubelet_api: bool,
+    /// Port of the kubelet's API, where it is served.
+    pub kubelet_port: Option<u16>,
 }
 
 /// The version of the kubelet that this agent stands for: the Kubernetes version `own` whose API types it speaks, but
@@ -139,7 +137,7 @@ impl Facts<'_> {
     pub fn status(&self, conditions: Vec<NodeCondition>) -> NodeStatus {
         let Machine { machine_id, system_uuid, boot_id, kernel, os_image } = self.machine.clone();
         let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
-        let port = if self.serves_kubelet_api { KUBELET_PORT } else { 0 };
+        let port = self.kubelet_port.map_or(0, i32::from);
         NodeStatus {
             addresses: Some(vec![
                 address("InternalIP", self.node.address.to_string()),
@@ -149,7 +147,7 @@ impl Facts<'_> {
             allocatable: Some(self.capacity.allocatable()),
             conditions: Some(conditions),
             daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port }) }),
-            declared_features: self.serves_kubelet_api.then(|| vec![WEBSOCKETS.to_owned()]),
+            declared_features: self.kubelet_port.map(|_| vec![WEBSOCKETS.to_owned()]),
             node_info: Some(NodeSystemInfo {
                 architecture: architecture().to_owned(),
                 boot_id,

@@ -18,7 +18,7 @@ fn node() -> Node {
     }
 }
 
-fn with_facts<T>(serves_kubelet_api: bool, test: impl FnOnce(&Facts<'_>) -> T) -> T {
+fn with_facts<T>(kubelet_port: Option<u16>, test: impl FnOnce(&Facts<'_>) -> T) -> T {
     let node = node();
     let machine = Machine { kernel: "6.18".into(), boot_id: "b".into(), ..Machine::default() };
     let capacity = Capacity { cpus: 2, memory: 4 << 30, storage: 10 << 30, ..Capacity::default() };
@@ -32,7 +32,7 @@ fn with_facts<T>(serves_kubelet_api: bool, test: impl FnOnce(&Facts<'_>) -> T) -
         capacity: &capacity,
         engine: "27.0.1",
         kubelet_version: "v1.37.1+plinth.0.1.0".into(),
-        serves_kubelet_api,
+        kubelet_port,
     })
 }
 
@@ -90,9 +90,9 @@ fn the_object_is_a_kubelets_but_for_the_operating_system() {
             },
         },
     });
-    let object = with_facts(false, |facts| facts.object(&facts.status(Vec::new())));
+    let object = with_facts(None, |facts| facts.object(&facts.status(Vec::new())));
     assert_eq!(serde_json::to_value(object).unwrap(), expected);
-    let status = with_facts(true, |facts| facts.status(Vec::new()));
+    let status = with_facts(Some(10250), |facts| facts.status(Vec::new()));
     assert_eq!(status.declared_features, Some(vec!["ExtendWebSocketsToKubelet".to_owned()]));
     assert_eq!(status.daemon_endpoints.unwrap().kubelet_endpoint.unwrap().port, 10250);
 }
@@ -114,7 +114,7 @@ fn the_version_is_never_newer_than_the_api_servers() {
 
 #[test]
 fn a_status_is_told_when_it_says_something_new_or_the_last_one_is_old() {
-    with_facts(false, |facts| {
+    with_facts(None, |facts| {
         let first = Report::new(facts.status(vec![ready("True", 0)]), &[], at(0));
         let there = observed(facts, &first);
         let told = |object: &DynamicObject, last: Option<&Report>, condition, seconds| {
@@ -139,7 +139,7 @@ fn a_status_is_told_when_it_says_something_new_or_the_last_one_is_old() {
 
 #[test]
 fn a_field_that_the_api_server_does_not_know_is_not_told_again_and_again() {
-    with_facts(true, |facts| {
+    with_facts(Some(10250), |facts| {
         let first = Report::new(facts.status(vec![ready("True", 0)]), &[], at(0));
         let mut there = observed(facts, &first);
         there.data["status"].as_object_mut().unwrap().remove("declaredFeatures");
@@ -150,14 +150,14 @@ fn a_field_that_the_api_server_does_not_know_is_not_told_again_and_again() {
 #[test]
 fn the_patch_replaces_addresses_and_removes_features() {
     let object = DynamicObject { types: None, metadata: kube::api::ObjectMeta::default(), data: json!({}) };
-    let (patch, _) = with_facts(false, |facts| status_patch(&object, facts.status(Vec::new()), None, at(0))).unwrap();
+    let (patch, _) = with_facts(None, |facts| status_patch(&object, facts.status(Vec::new()), None, at(0))).unwrap();
     assert_eq!(patch["status"]["addresses"][2], json!({ "$patch": "replace" }));
     assert_eq!(patch["status"].get("declaredFeatures"), Some(&Value::Null));
 }
 
 #[test]
 fn an_object_that_is_there_gets_its_labels_and_loses_that_of_the_operating_system() {
-    with_facts(false, |facts| {
+    with_facts(None, |facts| {
         let mut object = facts.object(&NodeStatus::default());
         assert_eq!(facts.labels_patch(&object), None);
         object.metadata.labels.as_mut().unwrap().insert("foreign".into(), "x".into());
@@ -172,7 +172,7 @@ fn an_object_that_is_there_gets_its_labels_and_loses_that_of_the_operating_syste
 
 #[test]
 fn a_node_without_the_taint_is_told() {
-    with_facts(false, |facts| {
+    with_facts(None, |facts| {
         let mut object = facts.object(&NodeStatus::default());
         assert_eq!(remarks(&object), [""; 0]);
         object.data["spec"]["taints"].as_array_mut().unwrap().pop();
