@@ -92,7 +92,9 @@ pub fn decide(view: &View<'_>, observed: &BTreeMap<PodKey, Pod>) -> Vec<Action> 
         .filter_map(|key| match (snapshots.get(key).copied(), observed.get(key)) {
             (snapshot, Some(pod)) if is_mirror(pod) => of_mirror(view, key, snapshot, pod),
             (_, Some(pod)) => of_foreign(view, key, pod),
-            (Some(snapshot), None) => snapshot.pod.as_ref().map(|pod| Action::Create(Box::new(mirror(view, snapshot, pod)))),
+            (Some(snapshot), None) => {
+                snapshot.pod.as_ref().map(|pod| Action::Create(Box::new(mirror(view, snapshot, pod))))
+            }
             (None, None) => None,
         })
         .collect()
@@ -136,7 +138,7 @@ fn of_mirror(view: &View<'_>, key: &PodKey, snapshot: Option<&Snapshot>, mirror:
     }
     let observed = mirror.status.clone().unwrap_or_default();
     let wanted = report::pod(snapshot, view.node)?.status.unwrap_or_default();
-    let status = status::patch(&observed, status::settled(wanted, &observed, view.now))?;
+    let status = status::patch(&observed, &status::settled(wanted, &observed, view.now))?;
     Some(Action::Status { key: key.clone(), uid: uid(mirror), status })
 }
 
@@ -159,7 +161,7 @@ fn of_foreign(view: &View<'_>, key: &PodKey, pod: &Pod) -> Option<Action> {
         return None;
     }
     let observed = pod.status.clone().unwrap_or_default();
-    let status = status::patch(&observed, status::refused(&observed, view.now))?;
+    let status = status::patch(&observed, &status::refused(&observed, view.now))?;
     Some(Action::Status { key: key.clone(), uid: uid(pod), status })
 }
 
@@ -207,3 +209,5 @@ fn mirror(view: &View<'_>, snapshot: &Snapshot, pod: &StaticPod) -> Pod {
     }
 }
 
+#[cfg(test)]
+mod tests;

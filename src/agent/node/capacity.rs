@@ -70,7 +70,8 @@ impl Capacity {
 /// Bytes as the API writes them: `2Mi`, `0`.
 fn binary(bytes: u64) -> String {
     let suffixes = ["", "Ki", "Mi", "Gi", "Ti", "Pi"];
-    let fitting = (1..suffixes.len()).rev().find(|power| bytes != 0 && bytes % (1 << (10 * power)) == 0).unwrap_or(0);
+    let fitting =
+        (1..suffixes.len()).rev().find(|power| bytes != 0 && bytes.is_multiple_of(1 << (10 * power))).unwrap_or(0);
     format!("{}{}", bytes >> (10 * fitting), suffixes[fitting])
 }
 
@@ -103,7 +104,8 @@ mod tests {
             storage: 100 << 30,
             huge_pages: [(2 << 20, 4 << 30), (1 << 30, 0)].into(),
         };
-        let expected = |amounts: [(&str, &str); 6]| amounts.map(|(name, amount)| (name.to_owned(), amount.to_owned())).into();
+        let expected =
+            |amounts: [(&str, &str); 6]| amounts.map(|(name, amount)| (name.to_owned(), amount.to_owned())).into();
         let total = expected([
             ("cpu", "2"),
             ("memory", "25165824Ki"),

@@ -54,7 +54,7 @@ pub(super) async fn run(mut context: Context) {
                     // Of an API server that is away the node speaks.
                     let refusal = error.code().map(|_| format!("cannot be renewed: {}", error.told()));
                     context.board.remark(WHO, Vec::from_iter(refusal));
-                    back_off.next()
+                    back_off.pause()
                 }
             }),
         };
@@ -111,7 +111,8 @@ mod tests {
     #[test]
     fn the_lease_is_a_kubelets() {
         let lease = lease("n1", "u1", "2026-11-21T08:00:00.123456Z".parse().unwrap());
-        let expected = json!({ "holderIdentity": "n1", "leaseDurationSeconds": 40, "renewTime": "2026-11-21T08:00:00.123456Z" });
+        let expected =
+            json!({ "holderIdentity": "n1", "leaseDurationSeconds": 40, "renewTime": "2026-11-21T08:00:00.123456Z" });
         assert_eq!(lease["spec"], expected);
         let owner = json!([{ "apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u1" }]);
         assert_eq!(lease["metadata"]["ownerReferences"], owner);
