@@ -209,10 +209,7 @@ fn spoken(snapshot: &Snapshot, container: &Container, end: &Termination) -> Stri
 }
 
 /// Names of those in `list` that are not `right`.
-fn names<'a, 'b: 'a>(
-    list: impl IntoIterator<Item = &'a Seen<'b>>,
-    right: impl Fn(&Seen<'b>) -> bool,
-) -> Vec<&'a str> {
+fn names<'a, 'b: 'a>(list: impl IntoIterator<Item = &'a Seen<'b>>, right: impl Fn(&Seen<'b>) -> bool) -> Vec<&'a str> {
     list.into_iter().filter(|seen| !right(seen)).map(|seen| seen.summary.name.as_str()).collect()
 }
 

@@ -92,7 +92,9 @@ pub fn decide(view: &View<'_>, observed: &BTreeMap<PodKey, Pod>) -> Vec<Action> 
         .filter_map(|key| match (snapshots.get(key).copied(), observed.get(key)) {
             (snapshot, Some(pod)) if is_mirror(pod) => of_mirror(view, key, snapshot, pod),
             (_, Some(pod)) => of_foreign(view, key, pod),
-            (Some(snapshot), None) => snapshot.pod.as_ref().map(|pod| Action::Create(Box::new(mirror(view, snapshot, pod)))),
+            (Some(snapshot), None) => {
+                snapshot.pod.as_ref().map(|pod| Action::Create(Box::new(mirror(view, snapshot, pod))))
+            }
             (None, None) => None,
         })
         .collect()
@@ -206,4 +208,3 @@ fn mirror(view: &View<'_>, snapshot: &Snapshot, pod: &StaticPod) -> Pod {
         status: None,
     }
 }
-

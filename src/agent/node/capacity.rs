@@ -103,7 +103,8 @@ mod tests {
             storage: 100 << 30,
             huge_pages: [(2 << 20, 4 << 30), (1 << 30, 0)].into(),
         };
-        let expected = |amounts: [(&str, &str); 6]| amounts.map(|(name, amount)| (name.to_owned(), amount.to_owned())).into();
+        let expected =
+            |amounts: [(&str, &str); 6]| amounts.map(|(name, amount)| (name.to_owned(), amount.to_owned())).into();
         let total = expected([
             ("cpu", "2"),
             ("memory", "25165824Ki"),

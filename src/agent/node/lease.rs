@@ -111,7 +111,8 @@ mod tests {
     #[test]
     fn the_lease_is_a_kubelets() {
         let lease = lease("n1", "u1", "2026-11-21T08:00:00.123456Z".parse().unwrap());
-        let expected = json!({ "holderIdentity": "n1", "leaseDurationSeconds": 40, "renewTime": "2026-11-21T08:00:00.123456Z" });
+        let expected =
+            json!({ "holderIdentity": "n1", "leaseDurationSeconds": 40, "renewTime": "2026-11-21T08:00:00.123456Z" });
         assert_eq!(lease["spec"], expected);
         let owner = json!([{ "apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u1" }]);
         assert_eq!(lease["metadata"]["ownerReferences"], owner);

@@ -168,8 +168,7 @@ impl<R: Runtime> Task<R> {
     }
 
     async fn run(mut self) {
-        let selection =
-            Selection { resource: resource(), fields: format!("metadata.name={}", self.context.node.name) };
+        let selection = Selection { resource: resource(), fields: format!("metadata.name={}", self.context.node.name) };
         let hints = self.context.board.answers();
         let mut follower = Follower::start(Arc::clone(&self.context.connection), selection, hints);
         let mut changes = self.context.board.changes();
@@ -263,7 +262,8 @@ impl<R: Runtime> Task<R> {
         // A network file system may hang.
         let readings = apart(move || Readings::take(&proc, &pods, images.as_deref())).await;
         let missing = capacity.missing();
-        let lacks = (!missing.is_empty()).then(|| format!("Missing node capacity for resources: {}", missing.join(", ")));
+        let lacks =
+            (!missing.is_empty()).then(|| format!("Missing node capacity for resources: {}", missing.join(", ")));
         let problem = self.problem.clone().or(lacks);
         let now = context.clock.now();
         let facts = Facts {

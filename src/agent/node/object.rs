@@ -87,7 +87,9 @@ pub fn kubelet_version(api_server: &str, own: &str, plinth: &str) -> String {
         Some((version.major, version.minor, version.patch))
     };
     match (read(api_server), read(own)) {
-        (Some(theirs), Some(ours)) if theirs < ours => format!("v{}.{}.{}+plinth.{plinth}", theirs.0, theirs.1, theirs.2),
+        (Some(theirs), Some(ours)) if theirs < ours => {
+            format!("v{}.{}.{}+plinth.{plinth}", theirs.0, theirs.1, theirs.2)
+        }
         _ => format!("{own}+plinth.{plinth}"),
     }
 }
@@ -208,8 +210,7 @@ pub fn status_patch(
         .and_then(|conditions| serde_json::from_value(conditions.clone()).ok())
         .unwrap_or_default();
     let report = Report::new(wanted, &before, now);
-    let is_there =
-        |own: &NodeCondition| before.iter().any(|one| one.type_ == own.type_ && says(one) == says(own));
+    let is_there = |own: &NodeCondition| before.iter().any(|one| one.type_ == own.type_ && says(one) == says(own));
     let is_told = |last: &Report| now.duration_since(last.at) < REPORTED && last.news() == report.news();
     if report.status.conditions.iter().flatten().all(is_there) && last.is_some_and(is_told) {
         return None;
@@ -250,4 +251,3 @@ fn architecture() -> &'static str {
         other => other,
     }
 }
-
