@@ -2,17 +2,20 @@
 //! what is wrong at the moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
+use super::events::{self, Recorder};
 use super::metrics::Metrics;
 use super::pod::{PodKey, StaticPod};
 use super::probe::Health;
 use super::status::{SourceStatus, Update};
-use super::step::Waiting;
+use super::step::{Stop, Waiting};
+use crate::clock::Clock;
 use crate::runtime::Container;
 
 /// Whether a pod that others wait for answers.
@@ -48,9 +51,32 @@ pub struct Snapshot {
     /// Names of `plinth.dev/after` that are not waited for, and other remarks.
     pub remarks: Vec<String>,
     /// What is being done right now and takes long.
-    pub doing: Option<String>,
+    pub doing: Option<Doing>,
     /// The file's spec, where it is not the one that serves.
     pub update: Option<Update>,
+}
+
+/// What a worker is doing while it does nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doing {
+    /// It stops these.
+    Stopping(Vec<Stop>),
+    /// It pulls an image.
+    Pulling {
+        /// The container that is to be made from it.
+        container: String,
+        /// Which.
+        image: String,
+    },
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopping(stops) => write!(f, "stopping: {}", stops.first().map_or("", |stop| &stop.why)),
+            Self::Pulling { container, .. } => write!(f, "pulling the image of {container}"),
+        }
+    }
 }
 
 /// What a dead container said of its end.
@@ -70,6 +96,7 @@ pub struct Board {
     /// Rung when a worker finds the runtime away.
     pub lost: Notify,
     answers: watch::Sender<BTreeMap<PodKey, Answer>>,
+    recorder: Option<(Recorder, Clock)>,
     changes: watch::Sender<u64>,
     state: Mutex<State>,
 }
@@ -92,9 +119,16 @@ impl Board {
             metrics,
             lost: Notify::new(),
             answers: watch::Sender::new(BTreeMap::new()),
+            recorder: None,
             changes: watch::Sender::new(0),
             state: Mutex::new(State::default()),
         }
+    }
+
+    /// The same, and `recorder` is told what happens to pods.
+    #[must_use]
+    pub fn telling(self, recorder: Recorder, clock: Clock) -> Self {
+        Self { recorder: Some((recorder, clock)), ..self }
     }
 
     /// Follows the answers of all pods that others wait for.
@@ -125,7 +159,15 @@ impl Board {
 
     /// Replaces the snapshot of a pod.
     pub fn publish(&self, snapshot: Snapshot) {
-        self.state().pods.insert(snapshot.key.clone(), snapshot);
+        let mut state = self.state();
+        if let Some((recorder, clock)) = &self.recorder {
+            let before = state.pods.get(&snapshot.key);
+            for event in events::between(before, &snapshot, clock.now()) {
+                recorder.record(event);
+            }
+        }
+        state.pods.insert(snapshot.key.clone(), snapshot);
+        drop(state);
         self.changed();
     }
 

@@ -23,6 +23,7 @@ pub mod blocking;
 pub mod board;
 pub mod client;
 pub mod entry;
+pub mod events;
 pub mod hook;
 pub mod host;
 pub mod kubelet_api;
@@ -65,6 +66,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::board::Board;
+use self::events::Recorder;
 use self::ledger::{Ledger, NoLedger, Writer};
 use self::logfile::LogDirectories;
 use self::metrics::Metrics;
@@ -210,7 +212,12 @@ pub async fn run<R: Runtime>(
     let proc = Proc::new(layout.proc());
     let node = host::node(&proc, &layout.state(), &options.node_name, options.node_address);
     let runtime = Arc::new(runtime);
-    let board = Arc::new(Board::new(Metrics::new(env!("CARGO_PKG_VERSION"))));
+    let (recorder, events) = Recorder::new();
+    let mut board = Board::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+    if options.register.is_some() {
+        board = board.telling(recorder, clock.clone());
+    }
+    let board = Arc::new(board);
     board.set_problem(Some("the container runtime has not answered yet".to_owned()));
     let door = Door {
         board: Arc::clone(&board),
@@ -279,6 +286,7 @@ pub async fn run<R: Runtime>(
             proc: shared.proc.clone(),
             clock: shared.clock.clone(),
         });
+        tasks.spawn(events::sink::run(events, Arc::clone(&connection), shared.node.name.clone()));
         if let Some(settings) = options.kubelet_api.clone() {
             let context = Arc::new(kubelet_api::Context {
                 settings,

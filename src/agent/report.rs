@@ -192,7 +192,7 @@ fn seen<'a>(snapshot: &'a Snapshot, pod: &'a StaticPod, spec: &'a Spec, init: bo
                     summary.message.clone_from(error);
                 }
             } else if summary.message.is_empty() {
-                summary.message = snapshot.doing.clone().unwrap_or_default();
+                summary.message = snapshot.doing.as_ref().map(ToString::to_string).unwrap_or_default();
             }
         }
     }
@@ -326,7 +326,7 @@ fn message(
         !(seen.summary.ready || finished || seen.summary.reason == "PodInitializing")
     });
     let Some(seen) = troubled else {
-        return snapshot.doing.clone().or_else(|| Some("is starting".to_owned()));
+        return snapshot.doing.as_ref().map(ToString::to_string).or_else(|| Some("is starting".to_owned()));
     };
     let name = &seen.spec.name;
     let until = snapshot.waiting.get(name).and_then(|waiting| waiting.until);

@@ -100,6 +100,8 @@ pub(super) struct World {
     agent: Arc<Agent>,
     /// What was there before plinth.
     foreign: Tree,
+    /// Phases that `init` skips.
+    pub(super) skipped: Vec<String>,
 }
 
 impl World {
@@ -120,7 +122,8 @@ impl World {
         let engine = Engine::new(fake, disk.clone());
         let agent = Agent::new(layout.clone(), engine.clone());
         in_process::set(root.path(), Some(agent.clone()));
-        let world = Self { root, layout, address, disk, engine, agent, foreign };
+        let skipped = vec!["preflight".to_owned()];
+        let world = Self { root, layout, address, disk, engine, agent, foreign, skipped };
         for cluster in ["2", "v1.36.3"].map(|goal| world.cluster(goal)) {
             for component in Component::ALL {
                 world.engine.fake.add_image(&cluster.image(component));
@@ -171,12 +174,11 @@ impl World {
         let mut cluster = cluster.clone();
         cluster.host.external_ca = running.is_none() && plan::external_ca(&self.layout, &cluster, &self.ledger());
         let cluster = &cluster;
-        let skipped = ["preflight".to_owned()];
         let request = Request {
             cluster,
             running,
             committed: self.ledger().committed,
-            skip_phases: &skipped,
+            skip_phases: &self.skipped,
             plan: None,
             ignored: &[],
             renew: true,

@@ -33,6 +33,9 @@ pub struct Change {
 /// The API object that gives `admin.conf` its rights.
 pub(super) const BINDING: &str = "clusterrolebinding/kubeadm:cluster-admins";
 
+/// The configuration itself.
+pub(super) const CONFIGURATION: &str = "configuration";
+
 /// The Node of this host.
 pub(super) const NODE: &str = "node";
 

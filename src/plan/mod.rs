@@ -245,6 +245,9 @@ impl Plan {
         }
         self.steps.retain(|step| !skip.covers(step.phase()));
         self.changes.retain(|change| !skip.covers(change.phase));
+        if !self.steps.contains(&Step::Commit) {
+            self.changes.retain(|change| change.what != change::CONFIGURATION);
+        }
         self
     }
 }

@@ -97,6 +97,11 @@ impl Step {
         }
     }
 
+    /// Whether it comes when everything that was exchanged serves.
+    pub fn is_behind_the_wait(&self) -> bool {
+        self.rank() > Self::Wait.rank()
+    }
+
     /// Position in execution. etcd is started while the rest is still being made, which is worth a few tenths of a
     /// second; within a rank the order is that of the phases, and so of the dependencies.
     pub(super) fn rank(&self) -> u8 {

@@ -714,8 +714,10 @@ fn another_version_comes_after_another_address() {
 fn what_was_not_exchanged_is_not_recorded() {
     for (skipped, recorded) in [("etcd", false), ("control-plane/scheduler", false), ("cluster-admins", true)] {
         let skip = Skip::parse(&[skipped.to_owned()]).unwrap();
-        let steps = change(OLD, NEW, |_| {}).unwrap().without(&skip).steps;
+        let Plan { steps, changes, .. } = change(OLD, NEW, |_| {}).unwrap().without(&skip);
         assert_eq!(steps.contains(&Step::Commit), recorded, "{skipped}: {steps:?}");
+        let listed = changes.iter().any(|change| change.what == super::change::CONFIGURATION);
+        assert_eq!(listed, recorded, "{skipped}: {changes:?}");
     }
 }
 
