@@ -23,8 +23,8 @@ use super::etcd::{Etcd, Store};
 use crate::fsx::disk::Disk;
 use crate::runtime::fake::FakeRuntime;
 use crate::runtime::{
-    Container, ContainerSpec, Event, ExecOutput, Image, LogQuery, PullProgress, Result, Runtime, RuntimeInfo, State,
-    labels,
+    Container, ContainerSpec, Event, ExecOutput, ExecSpec, Image, LogQuery, PullProgress, Result, Runtime, RuntimeInfo,
+    Session, State, labels,
 };
 
 /// The engine of one world. Clones are the same one.
@@ -178,6 +178,18 @@ impl Runtime for Engine {
 
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput> {
         self.fake.exec(id, command, timeout).await
+    }
+
+    async fn open_exec(&self, id: &str, spec: &ExecSpec) -> Result<Session> {
+        self.fake.open_exec(id, spec).await
+    }
+
+    async fn resize_exec(&self, exec: &str, width: u16, height: u16) -> Result<()> {
+        self.fake.resize_exec(exec, width, height).await
+    }
+
+    async fn exec_code(&self, exec: &str) -> Result<i64> {
+        self.fake.exec_code(exec).await
     }
 
     async fn logs(&self, id: &str, lines: usize) -> Result<String> {
