@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use crate::agent::blocking::apart;
 use crate::apply::autopsy::{self, Autopsy};
 use crate::apply::{self, ApplyError, Goal, Host, Launch, Outcome};
-use crate::cluster;
+use crate::cluster::{self, node::NodeState};
 use crate::config::{self, Cluster};
 use crate::error::{Hint, with_causes};
 use crate::etcd::DataDir;
@@ -364,11 +364,11 @@ impl<'a, R: Runtime> Init<'a, R> {
             // Where nothing runs nothing is healthy, and without credentials nobody can be asked.
             _ => not_asked(),
         };
-        let cluster_admins = match ledger.committed {
+        let (cluster_admins, node) = match ledger.committed {
             Some(_) if ledger.etcd_swap.is_none() && !unhealthy.contains_key(&Component::KubeApiserver) => {
-                self.cluster_admins().await
+                tokio::join!(self.cluster_admins(), self.node())
             }
-            _ => None,
+            _ => (None, None),
         };
         let agent_outdated = match &self.host.launch {
             Launch::Service { command, .. } => service::outdated(command, layout)?,
@@ -383,6 +383,7 @@ impl<'a, R: Runtime> Init<'a, R> {
             running,
             unhealthy,
             cluster_admins,
+            node,
         })
     }
 
@@ -402,6 +403,14 @@ impl<'a, R: Runtime> Init<'a, R> {
     async fn cluster_admins(&self) -> Option<bool> {
         let super_admin = apply::super_admin(&self.goal(), self.host.layout).ok()?;
         let asked = cluster::is_granted(&super_admin);
+        tokio::time::timeout(ASK_API_SERVER, asked).await.ok()?.ok()
+    }
+
+    /// The Node of this host, where it is to be registered; as above.
+    async fn node(&self) -> Option<NodeState> {
+        let Cluster { registration, node_name, .. } = self.request.cluster;
+        let super_admin = apply::super_admin(&self.goal(), self.host.layout).ok()?;
+        let asked = cluster::node::state(&super_admin, node_name, registration.as_ref()?);
         tokio::time::timeout(ASK_API_SERVER, asked).await.ok()?.ok()
     }
 

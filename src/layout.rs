@@ -122,6 +122,12 @@ impl Layout {
         self.root.join("var/log/containers")
     }
 
+    /// `/var/lib/kubelet/pki`, 0755: what is shown to clients of port 10250, `kubelet.crt` (0644) and `kubelet.key` (0600).
+    /// The kubelet's path.
+    pub fn kubelet_pki(&self) -> PathBuf {
+        self.root.join("var/lib/kubelet/pki")
+    }
+
     /// `/etc/systemd/system/plinth-agent.service`, 0644.
     pub fn unit(&self) -> PathBuf {
         self.root.join("etc/systemd/system/plinth-agent.service")

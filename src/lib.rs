@@ -36,7 +36,7 @@
 //! | [`logline`] | what containers write, without its wrapping |
 //! | [`proc`] | what `/proc` says of ports, processes and cgroups |
 //! | [`ui`] | one door to stdout and stderr |
-//! | [`layout`], [`fsx`], [`yaml`], [`clock`], [`error`] | paths, files, YAML, time, exit codes |
+//! | [`layout`], [`fsx`], [`yaml`], [`names`], [`clock`], [`error`] | paths, files, YAML, the API's names, time, exit codes |
 
 pub mod agent;
 pub mod apply;
@@ -56,6 +56,7 @@ pub mod kubeconfig;
 pub mod layout;
 pub mod logline;
 pub mod manifests;
+pub mod names;
 pub mod pki;
 pub mod plan;
 pub mod preflight;

@@ -13,18 +13,26 @@ mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::apply::{Host, Launch};
+use crate::cluster;
+use crate::error::with_causes;
 use crate::fsx::{self, FsError, Unmounted};
 use crate::journal::{Creation, JournalError, Operation, Record};
+use crate::kubeconfig;
 use crate::layout::Layout;
 use crate::runtime::Runtime;
 use crate::service::{self, Manager, ServiceError};
 use crate::takedown::{self, TakedownError};
 
 pub use survey::{Made, State, Thing};
+
+/// How long the API server may take for the Node.
+const ASK_API_SERVER: Duration = Duration::from_secs(2);
 
 /// What is to be kept or taken in addition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -98,6 +106,7 @@ pub async fn run<R: Runtime>(host: &Host<'_, R>, made: &Made, options: Options) 
     manager.stop(layout).await?;
     phase.done("the agent is stopped");
     let made = &made.again(host).await?;
+    remove_node(host).await;
 
     let mut reasons = Reasons::new();
     let mut phase = host.printer.phase("containers");
@@ -143,6 +152,24 @@ pub async fn run<R: Runtime>(host: &Host<'_, R>, made: &Made, options: Options) 
     things.sort();
     let complete = things.iter().all(|thing| thing.state != State::There);
     Ok(Report { complete, containers: made.containers().len(), things })
+}
+
+/// Removes the Node of this host and its mirror pods, where it is registered and the API server answers: it is the last
+/// one who could. etcd's data may be kept, or be somebody else's.
+async fn remove_node<R>(host: &Host<'_, R>) {
+    let read = |file: &str| std::fs::read_to_string(host.layout.kubernetes().join(file)).ok();
+    let Some(node) = read(kubeconfig::KUBELET_FILE).and_then(|text| kubeconfig::node_of(&text)) else { return };
+    let Some(super_admin) = read("super-admin.conf") else { return };
+    let mut phase = host.printer.phase("node");
+    phase.update(&format!("removing the Node {node}"));
+    match timeout(ASK_API_SERVER, cluster::node::remove(&super_admin, &node)).await {
+        Ok(Ok(())) => phase.done(&format!("removed the Node {node} and its mirror pods")),
+        Ok(Err(error)) => {
+            tracing::debug!(error = with_causes(&error), "the Node stays");
+            phase.done(&format!("the API server does not remove the Node {node}; it goes with etcd's data"));
+        }
+        Err(_) => phase.done(&format!("no API server answers; the Node {node} goes with etcd's data")),
+    }
 }
 
 /// Removes our containers. Where the engine does not answer or refuses, their processes are killed without it, and its

@@ -1,18 +1,21 @@
 //! What the parts of the agent tell each other and the outside: the latest snapshot of each pod, who answers, and
 //! what is wrong at the moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
+use super::events::{self, Recorder};
 use super::metrics::Metrics;
 use super::pod::{PodKey, StaticPod};
 use super::probe::Health;
 use super::status::{SourceStatus, Update};
-use super::step::Waiting;
+use super::step::{Stop, Waiting};
+use crate::clock::Clock;
 use crate::runtime::Container;
 
 /// Whether a pod that others wait for answers.
@@ -48,9 +51,32 @@ pub struct Snapshot {
     /// Names of `plinth.dev/after` that are not waited for, and other remarks.
     pub remarks: Vec<String>,
     /// What is being done right now and takes long.
-    pub doing: Option<String>,
+    pub doing: Option<Doing>,
     /// The file's spec, where it is not the one that serves.
     pub update: Option<Update>,
+}
+
+/// What a worker is doing while it does nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doing {
+    /// It stops these.
+    Stopping(Vec<Stop>),
+    /// It pulls an image.
+    Pulling {
+        /// The container that is to be made from it.
+        container: String,
+        /// Which.
+        image: String,
+    },
+}
+
+impl fmt::Display for Doing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopping(stops) => write!(f, "stopping: {}", stops.first().map_or("", |stop| &stop.why)),
+            Self::Pulling { container, .. } => write!(f, "pulling the image of {container}"),
+        }
+    }
 }
 
 /// What a dead container said of its end.
@@ -70,6 +96,8 @@ pub struct Board {
     /// Rung when a worker finds the runtime away.
     pub lost: Notify,
     answers: watch::Sender<BTreeMap<PodKey, Answer>>,
+    recorder: Option<(Recorder, Clock)>,
+    changes: watch::Sender<u64>,
     state: Mutex<State>,
 }
 
@@ -79,6 +107,9 @@ struct State {
     sources: Vec<SourceStatus>,
     problem: Option<String>,
     warnings: Vec<String>,
+    /// What others warn of, by who they are.
+    remarks: BTreeMap<&'static str, Vec<String>>,
+    tended: Option<BTreeSet<PodKey>>,
 }
 
 impl Board {
@@ -88,8 +119,16 @@ impl Board {
             metrics,
             lost: Notify::new(),
             answers: watch::Sender::new(BTreeMap::new()),
+            recorder: None,
+            changes: watch::Sender::new(0),
             state: Mutex::new(State::default()),
         }
+    }
+
+    /// The same, and `recorder` is told what happens to pods.
+    #[must_use]
+    pub fn telling(self, recorder: Recorder, clock: Clock) -> Self {
+        Self { recorder: Some((recorder, clock)), ..self }
     }
 
     /// Follows the answers of all pods that others wait for.
@@ -109,20 +148,65 @@ impl Board {
         });
     }
 
+    /// Tells of every change of a snapshot, of the pods that are tended, and of the problem. The number means nothing.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// Replaces the snapshot of a pod.
     pub fn publish(&self, snapshot: Snapshot) {
-        self.state().pods.insert(snapshot.key.clone(), snapshot);
+        let mut state = self.state();
+        if let Some((recorder, clock)) = &self.recorder {
+            let before = state.pods.get(&snapshot.key);
+            for event in events::between(before, &snapshot, clock.now()) {
+                recorder.record(event);
+            }
+        }
+        state.pods.insert(snapshot.key.clone(), snapshot);
+        drop(state);
+        self.changed();
     }
 
     /// The pod is gone.
     pub fn forget(&self, key: &PodKey) {
         self.answer(key, None);
         self.state().pods.remove(key);
+        self.changed();
     }
 
     /// What keeps the agent from working at all.
     pub fn set_problem(&self, problem: Option<String>) {
-        self.state().problem = problem;
+        let before = std::mem::replace(&mut self.state().problem, problem.clone());
+        if before != problem {
+            self.changed();
+        }
+    }
+
+    /// All pods that are wanted or still being removed; `None` while that is not known.
+    pub fn set_tended(&self, tended: Option<BTreeSet<PodKey>>) {
+        let before = std::mem::replace(&mut self.state().tended, tended.clone());
+        if before != tended {
+            self.changed();
+        }
+    }
+
+    /// What was said last of the pods that are tended.
+    pub fn tended(&self) -> Option<BTreeSet<PodKey>> {
+        self.state().tended.clone()
+    }
+
+    /// What `who` warns of at the moment, in the place of what it said before.
+    pub fn remark(&self, who: &'static str, remarks: Vec<String>) {
+        let mut state = self.state();
+        let before = state.remarks.remove(who).unwrap_or_default();
+        for remark in remarks.iter().filter(|remark| !before.contains(remark)) {
+            tracing::warn!("{who}: {remark}");
+        }
+        state.remarks.insert(who, remarks);
     }
 
     /// The sources, as last read, and remarks about all of it.
@@ -140,7 +224,8 @@ impl Board {
     /// The problem, the sources and the warnings.
     pub fn situation(&self) -> (Option<String>, Vec<SourceStatus>, Vec<String>) {
         let state = self.state();
-        (state.problem.clone(), state.sources.clone(), state.warnings.clone())
+        let warnings = state.warnings.iter().chain(state.remarks.values().flatten()).cloned().collect();
+        (state.problem.clone(), state.sources.clone(), warnings)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -7,6 +7,7 @@
 //! - All errors are reported together. None of them, and no `Debug`, shows the value of a header.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,8 +46,27 @@ pub struct KubeletConfig {
     pub container_log_max_size: Option<u64>,
     /// `containerLogMaxFiles`.
     pub container_log_max_files: Option<u32>,
+    /// What port 10250 is served with.
+    pub server: ServerConfig,
     /// Fields that mean nothing here, in the file's order.
     pub ignored: Vec<String>,
+}
+
+/// What a file says of the HTTPS interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// `enableServer`.
+    pub enabled: Option<bool>,
+    /// `address`.
+    pub address: Option<IpAddr>,
+    /// `port`; 0, which stands for the default as for the kubelet, is `None`.
+    pub port: Option<u16>,
+    /// `authentication.x509.clientCAFile`.
+    pub client_ca_file: Option<PathBuf>,
+    /// `tlsCertFile`.
+    pub tls_cert_file: Option<PathBuf>,
+    /// `tlsPrivateKeyFile`.
+    pub tls_private_key_file: Option<PathBuf>,
 }
 
 /// Without the URL and the headers, which may hold secrets.
@@ -168,6 +188,22 @@ impl Reader<'_> {
                 "httpCheckFrequency" => config.http_check_frequency = self.frequency(value, field),
                 "containerLogMaxSize" => config.container_log_max_size = self.size(value, field),
                 "containerLogMaxFiles" => config.container_log_max_files = self.files(value, field),
+                "enableServer" => config.server.enabled = self.switch(value, field),
+                "address" => config.server.address = self.address(value, field),
+                "port" => config.server.port = self.port(value, field),
+                "tlsCertFile" => config.server.tls_cert_file = self.path(value, field, directory),
+                "tlsPrivateKeyFile" => config.server.tls_private_key_file = self.path(value, field, directory),
+                "authentication" => {
+                    self.known(value, field);
+                    let authorities = value.get("x509").and_then(|x509| x509.get("clientCAFile"));
+                    if let Some(file) = authorities.filter(|file| file.as_str() != Some("")) {
+                        config.server.client_ca_file = self.path(file, "authentication.x509.clientCAFile", directory);
+                    }
+                    // The rest is as it is: no anonymous users, and the API server is asked.
+                    if value.entries().iter().any(|(name, _)| name != "x509") {
+                        config.ignored.push(field.clone());
+                    }
+                }
                 "crashLoopBackOff" => {
                     self.known(value, field);
                     if let Some(value) = value.get("maxContainerRestartPeriod") {
@@ -216,6 +252,33 @@ impl Reader<'_> {
 
     fn path(&mut self, tree: &Tree, field: &str, directory: &Path) -> Option<PathBuf> {
         self.text(tree, field).map(|path| directory.join(path))
+    }
+
+    fn switch(&mut self, tree: &Tree, field: &str) -> Option<bool> {
+        let Node::Scalar(Value::Bool(value)) = &tree.node else {
+            self.wrong(tree, field, "is neither true nor false", "`true` or `false`");
+            return None;
+        };
+        Some(*value)
+    }
+
+    fn address(&mut self, tree: &Tree, field: &str) -> Option<IpAddr> {
+        let found = tree.as_str().and_then(|text| text.parse().ok());
+        if found.is_none() {
+            self.wrong(tree, field, "is no address", "an IP address like `0.0.0.0`");
+        }
+        found
+    }
+
+    fn port(&mut self, tree: &Tree, field: &str) -> Option<u16> {
+        let found = match &tree.node {
+            Node::Scalar(Value::Number(number)) => number.as_u64().and_then(|port| u16::try_from(port).ok()),
+            _ => None,
+        };
+        if found.is_none() {
+            self.wrong(tree, field, "is no port", "a number from 1 to 65535");
+        }
+        found.filter(|port| *port != 0)
     }
 
     fn duration(&mut self, tree: &Tree, field: &str) -> Option<Duration> {

@@ -23,14 +23,19 @@ pub mod blocking;
 pub mod board;
 pub mod client;
 pub mod entry;
+pub mod events;
 pub mod hook;
 pub mod host;
+pub mod kubelet_api;
 pub mod kubelet_config;
 pub mod ledger;
+pub(crate) mod log_choice;
 pub mod logfile;
 pub mod lookup;
 pub mod message;
 pub mod metrics;
+pub mod mirror;
+pub mod node;
 pub mod pod;
 pub mod ports;
 pub mod probe;
@@ -61,9 +66,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::board::Board;
+use self::events::Recorder;
 use self::ledger::{Ledger, NoLedger, Writer};
 use self::logfile::LogDirectories;
 use self::metrics::Metrics;
+use self::node::Registration;
 use self::pod::{PodKey, SourceKind, StaticPod, resolve_order};
 use self::probe::Prober;
 use self::server::Door;
@@ -75,6 +82,7 @@ use self::step::{Timings, doubled, uid_of};
 use self::translate::LogLimits;
 use self::worker::{Message, Shared, Wanted, Worker};
 use crate::clock::Clock;
+use crate::cluster::connection;
 use crate::fsx::{self, FsError, Lock};
 use crate::kubeconfig;
 use crate::layout::Layout;
@@ -121,6 +129,10 @@ pub struct Options {
     pub notes: Vec<String>,
     /// How often all containers are listed without an event.
     pub relist_period: Duration,
+    /// The kubelet's interface, where it is served.
+    pub kubelet_api: Option<kubelet_api::Settings>,
+    /// How this host is registered as a node of its cluster; not at all when `None`.
+    pub register: Option<Registration>,
 }
 
 impl Options {
@@ -141,6 +153,8 @@ impl Options {
             log_limits: LogLimits::default(),
             notes: Vec::new(),
             relist_period: Duration::from_secs(15),
+            kubelet_api: None,
+            register: None,
         }
     }
 }
@@ -198,7 +212,12 @@ pub async fn run<R: Runtime>(
     let proc = Proc::new(layout.proc());
     let node = host::node(&proc, &layout.state(), &options.node_name, options.node_address);
     let runtime = Arc::new(runtime);
-    let board = Arc::new(Board::new(Metrics::new(env!("CARGO_PKG_VERSION"))));
+    let (recorder, events) = Recorder::new();
+    let mut board = Board::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+    if options.register.is_some() {
+        board = board.telling(recorder, clock.clone());
+    }
+    let board = Arc::new(board);
     board.set_problem(Some("the container runtime has not answered yet".to_owned()));
     let door = Door {
         board: Arc::clone(&board),
@@ -253,6 +272,38 @@ pub async fn run<R: Runtime>(
         tracing::warn!("{note}");
     }
 
+    // All of it ends with the last line of this function.
+    let _registered = options.register.clone().map(|registration| {
+        let connection = Arc::new(connection::Connection::new(&registration.kubeconfig));
+        let mut tasks = node::start(node::Context {
+            connection: Arc::clone(&connection),
+            registration,
+            board: Arc::clone(&shared.board),
+            node: shared.node.clone(),
+            runtime: Arc::clone(&shared.runtime),
+            root: layout.root().to_path_buf(),
+            state: layout.state(),
+            proc: shared.proc.clone(),
+            clock: shared.clock.clone(),
+        });
+        tasks.spawn(events::sink::run(events, Arc::clone(&connection), shared.node.name.clone()));
+        if let Some(settings) = options.kubelet_api.clone() {
+            let context = Arc::new(kubelet_api::Context {
+                settings,
+                pki: layout.kubelet_pki(),
+                connection,
+                board: Arc::clone(&shared.board),
+                node: shared.node.clone(),
+                runtime: Arc::clone(&shared.runtime),
+                ledger: shared.ledger.clone(),
+                clock: shared.clock.clone(),
+            });
+            tasks.spawn(node::attended(Arc::clone(&shared.board), kubelet_api::WHO, move || {
+                kubelet_api::run(Arc::clone(&context))
+            }));
+        }
+        tasks
+    });
     let hub = Hub::new(shared, &options, sources.unread.clone());
     let result = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
@@ -599,6 +650,9 @@ impl<R: Runtime> Hub<R> {
                 None => self.start(key, wanted, sources, containers),
             }
         }
+        let all_known = SourceKind::ALL.into_iter().all(|source| self.is_complete(source));
+        let tended = || pods.keys().chain(self.workers.keys()).cloned().collect();
+        self.shared.board.set_tended(all_known.then(tended));
     }
 
     /// Pods that cannot start yet, each with the one that has its UID until it is gone: both would be in one directory,

@@ -74,6 +74,8 @@ pub struct Health {
     pub failed: Option<(ProbeKind, String)>,
     /// The last failure of any probe since the last success.
     pub message: Option<String>,
+    /// How often a probe has failed.
+    pub failures: u32,
     /// Where its `postStart` hook is; `None` when it has succeeded or there is none. No probe runs before.
     pub post_start: Option<PostStart>,
 }
@@ -116,6 +118,7 @@ impl Health {
             }
             _ => {}
         }
+        self.failures += u32::from(matches!(report.outcome, Outcome::Failure(_)));
         self.message = failure;
     }
 }

@@ -11,7 +11,7 @@ use super::board::Snapshot;
 use super::pod::{CONFIG_SEEN, RestartPolicy, StaticPod};
 use super::probe::PostStart;
 use super::status::{ContainerSummary, PodSummary, TerminationSummary};
-use super::step::{SANDBOX, attempt_of, instances, is_running, name_of, uid_of};
+use super::step::{SANDBOX, attempt_of, belongs_to, instances, is_running, name_of, uid_of};
 use super::translate::{self, Node};
 use crate::logline;
 use crate::runtime::{Container, State, Termination};
@@ -43,39 +43,52 @@ pub fn pod(snapshot: &Snapshot, node: &Node) -> Option<Pod> {
     let annotations = object.metadata.annotations.get_or_insert_default();
     annotations.insert(CONFIG_SEEN.to_owned(), snapshot.seen.to_string());
     let phase = phase(pod, &containers);
-    let initialized = regular(pod, &containers).any(|c| c.summary.state != "waiting" || c.summary.restart_count > 0)
-        || pod.init_containers().is_empty();
-    let ready = phase == "Running" && containers.iter().filter(|seen| !seen.init).all(|seen| seen.summary.ready);
-    let condition = |type_: &str, status: bool, reason: &str| PodCondition {
+    let (init, regular) = containers.split_at(pod.init_containers().len());
+    let uninitialized = if regular.iter().any(Seen::has_run) { Vec::new() } else { names(init, Seen::is_through) };
+    let lasting = containers.iter().filter(|seen| !seen.init);
+    let unready = names(lasting, |seen| phase == "Running" && seen.summary.ready);
+    // `None` is true.
+    let condition = |type_: &str, why_not: Option<(&str, String)>| PodCondition {
         type_: type_.to_owned(),
-        status: if status { "True" } else { "False" }.to_owned(),
-        reason: (!status && !reason.is_empty()).then(|| reason.to_owned()),
+        status: if why_not.is_none() { "True" } else { "False" }.to_owned(),
+        reason: why_not.as_ref().map(|(reason, _)| (*reason).to_owned()).filter(|reason| !reason.is_empty()),
+        message: why_not.map(|(_, message)| message).filter(|message| !message.is_empty()),
         ..PodCondition::default()
     };
-    let unready = if phase == "Succeeded" { "PodCompleted" } else { "ContainersNotReady" };
+    let not_ready = match phase {
+        "Succeeded" => Some(("PodCompleted", String::new())),
+        "Failed" => Some(("PodFailed", String::new())),
+        _ => (!unready.is_empty())
+            .then(|| ("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" ")))),
+    };
+    let not_initialized = (!uninitialized.is_empty()).then(|| {
+        ("ContainersNotInitialized", format!("containers with incomplete status: [{}]", uninitialized.join(" ")))
+    });
     let running = snapshot.containers.values().find(|container| is_running(container));
     let pod_ip = if pod.host_network() {
         running.map(|_| node.address)
     } else {
         snapshot.containers.values().find(|c| name_of(c) == SANDBOX && is_running(c)).and_then(|c| c.ip)
     };
-    let (init, regular) = containers.split_at(pod.init_containers().len());
+    // Its containers may be older than this agent.
+    let own = snapshot.containers.values().filter(|container| belongs_to(container, pod));
+    let began = own.map(|container| container.created_at).chain([snapshot.seen]).min().unwrap_or(snapshot.seen);
     let statuses = |list: &[Seen<'_>]| list.iter().map(Seen::status).collect::<Vec<_>>();
     object.status = Some(PodStatus {
         phase: Some(phase.to_owned()),
         conditions: Some(vec![
-            condition("PodReadyToStartContainers", running.is_some(), ""),
-            condition("Initialized", initialized, "ContainersNotInitialized"),
-            condition("Ready", ready, unready),
-            condition("ContainersReady", ready, unready),
-            condition("PodScheduled", true, ""),
+            condition("PodReadyToStartContainers", running.is_none().then_some(("", String::new()))),
+            condition("Initialized", not_initialized),
+            condition("Ready", not_ready.clone()),
+            condition("ContainersReady", not_ready),
+            condition("PodScheduled", None),
         ]),
         host_ip: Some(node.address.to_string()),
         host_ips: Some(vec![HostIP { ip: node.address.to_string() }]),
         pod_ip: pod_ip.map(|ip| ip.to_string()),
         pod_ips: pod_ip.map(|ip| vec![PodIP { ip: ip.to_string() }]),
         qos_class: Some(translate::qos_class(pod).to_owned()),
-        start_time: Some(Time(snapshot.seen)),
+        start_time: Some(Time(began)),
         init_container_statuses: (!init.is_empty()).then(|| statuses(init)),
         container_statuses: Some(statuses(regular)),
         ..PodStatus::default()
@@ -179,7 +192,7 @@ fn seen<'a>(snapshot: &'a Snapshot, pod: &'a StaticPod, spec: &'a Spec, init: bo
                     summary.message.clone_from(error);
                 }
             } else if summary.message.is_empty() {
-                summary.message = snapshot.doing.clone().unwrap_or_default();
+                summary.message = snapshot.doing.as_ref().map(ToString::to_string).unwrap_or_default();
             }
         }
     }
@@ -195,7 +208,22 @@ fn spoken(snapshot: &Snapshot, container: &Container, end: &Termination) -> Stri
     if words.message.is_empty() { words.line } else { words.message }
 }
 
+/// Names of those in `list` that are not `right`.
+fn names<'a, 'b: 'a>(list: impl IntoIterator<Item = &'a Seen<'b>>, right: impl Fn(&Seen<'b>) -> bool) -> Vec<&'a str> {
+    list.into_iter().filter(|seen| !right(seen)).map(|seen| seen.summary.name.as_str()).collect()
+}
+
 impl Seen<'_> {
+    /// It runs, or did once.
+    fn has_run(&self) -> bool {
+        self.summary.state != "waiting" || self.summary.restart_count > 0
+    }
+
+    /// As an init container it lets the next one start: it has ended well, or as a sidecar has started.
+    fn is_through(&self) -> bool {
+        if self.init { self.ended.is_some_and(|(_, end)| end.exit_code == 0) } else { self.summary.started }
+    }
+
     fn status(&self) -> ContainerStatus {
         let summary = &self.summary;
         let id = |container: &Container| format!("docker://{}", container.id);
@@ -298,7 +326,7 @@ fn message(
         !(seen.summary.ready || finished || seen.summary.reason == "PodInitializing")
     });
     let Some(seen) = troubled else {
-        return snapshot.doing.clone().or_else(|| Some("is starting".to_owned()));
+        return snapshot.doing.as_ref().map(ToString::to_string).or_else(|| Some("is starting".to_owned()));
     };
     let name = &seen.spec.name;
     let until = snapshot.waiting.get(name).and_then(|waiting| waiting.until);

@@ -33,6 +33,9 @@ pub const API_HEADER: &str = "plinth-api-version";
 /// The version: another one where an older command line would misunderstand an answer. Fields that are added are none.
 pub const API_VERSION: &str = "1";
 
+/// Content type of `/metrics`.
+pub(super) const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// What the handlers need.
 #[derive(Debug)]
 pub struct Door {
@@ -93,8 +96,7 @@ async fn status(State(door): State<Arc<Door>>) -> Response {
 }
 
 async fn metrics(State(door): State<Arc<Door>>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], door.board.metrics.encode()).into_response()
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], door.board.metrics.encode()).into_response()
 }
 
 impl Door {

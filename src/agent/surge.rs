@@ -10,7 +10,7 @@
 //!   there are containers of it does not matter.
 //! - A spec that failed is not tried again until the file changes, not even by the next agent.
 //! - An agent that comes back in the middle of a trial removes the new one and begins again: it cannot tell to whom the
-//!   clients went.
+//!   clients went. One that comes back while what is proven takes over sends clients there before it ends the old one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,10 +23,14 @@ use serde::{Deserialize, Serialize};
 
 use super::pod::{PodKey, StaticPod};
 use super::source::memory::Remembered;
-use super::step::{belongs_to, instances, is_running, name_of};
+use super::step::{SANDBOX, belongs_to, instances, is_running, name_of};
 use crate::fsx::{self, FsError};
 use crate::proc::{Listener, Proc};
 use crate::runtime::{Container, State};
+
+/// How often a new one has to end until it is rejected. Once may be the end of all that an engine runs as it stops, of
+/// which nobody knows until it is back; the next start is at once.
+const ENDS: usize = 2;
 
 /// What is kept on disk of a pod name.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,9 +106,8 @@ pub struct Facts<'a> {
     pub obstacle: Option<&'a str>,
     /// Since when this agent tries the file's spec, if it does: what ended before did not fail.
     pub tried_since: Option<Timestamp>,
-    /// Nothing proven ran when it began to: an end of the new one tells something of it. Otherwise what ended the proven
-    /// one may have ended the new one, too.
-    pub cold: bool,
+    /// How many containers of it that were to last have ended since.
+    pub ends: usize,
     /// Clients are kept away from the new one.
     pub steered: bool,
     /// The new one has answered, and nobody else in its place.
@@ -166,7 +169,7 @@ pub fn course(facts: &Facts<'_>) -> Course {
     } else if facts.steered {
         return Course::Unsteer;
     }
-    let ended = facts.tried_since.filter(|_| protected || facts.cold).and_then(|since| ended(facts, since));
+    let ended = facts.tried_since.and_then(|since| ended(facts, since));
     if let Some(reason) = ended.or_else(|| facts.failed.map(str::to_owned)) {
         return Course::Reject(reason);
     }
@@ -202,18 +205,43 @@ pub fn has_room(proc: &Proc, pids: &[i32]) -> Result<(), String> {
     Err(format!("{available} MiB of memory are available, and the old one has {used} MiB"))
 }
 
+/// Whether an agent has ended between the take-over of what is proven and the end of what ran before it: both run, and
+/// the old one, which started first, has the first place among those that listen.
+pub fn takes_over(containers: &BTreeMap<String, Container>, proven: &StaticPod) -> bool {
+    let start = |container: &Container| match container.state {
+        State::Running { started_at, .. } if name_of(container) != SANDBOX => Some(started_at),
+        _ => None,
+    };
+    let (new, old): (Vec<_>, Vec<_>) = containers.values().partition(|container| belongs_to(container, proven));
+    let first = |of: Vec<&Container>| of.into_iter().filter_map(start).min();
+    first(old).zip(first(new)).is_some_and(|(old, new)| old < new)
+}
+
 /// Whether one of `listeners` belongs to a container of `pod`.
 pub fn listens(listeners: &[Listener], containers: &BTreeMap<String, Container>, pod: &StaticPod) -> bool {
     let owners = listeners.iter().filter_map(|listener| listener.process.as_ref()?.container.as_ref());
     owners.filter_map(|id| containers.get(id)).any(|container| belongs_to(container, pod))
 }
 
-/// How one of its containers has ended that was to last.
+/// The containers of `pod` that were to last and have ended since.
+pub fn ends<'a>(
+    containers: &'a BTreeMap<String, Container>,
+    pod: &'a StaticPod,
+    since: Timestamp,
+) -> impl Iterator<Item = &'a String> {
+    let lasting = |container: &Container| pod.lasting_containers().any(|spec| spec.name == name_of(container));
+    let own = containers.values().filter(move |container| belongs_to(container, pod) && lasting(container));
+    own.filter(move |container| matches!(&container.state, State::Exited(end) if end.finished_at >= since))
+        .map(|container| &container.id)
+}
+
+/// How one of its containers has ended that was to last, and for good.
 fn ended(facts: &Facts<'_>, since: Timestamp) -> Option<String> {
     facts.pod.lasting_containers().find_map(|spec| {
         let newest = instances(facts.containers, facts.pod, &spec.name).pop()?;
+        let again = |code| facts.ends < ENDS && facts.pod.restart_policy_of(&spec.name).restarts(code);
         match &newest.state {
-            State::Exited(end) if end.finished_at >= since => {
+            State::Exited(end) if end.finished_at >= since && !again(end.exit_code) => {
                 Some(format!("{} exited with code {}", spec.name, end.exit_code))
             }
             State::Created { error: Some(error) } if newest.created_at >= since => {

@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::blocking::apart;
-use super::board::{Answer, Board, LastWords, Snapshot};
+use super::board::{Answer, Board, Doing, LastWords, Snapshot};
 use super::hook;
 use super::ledger::{LedgerError, Writer};
 use super::logfile::LogDirectories;
@@ -412,7 +412,7 @@ impl<R: Runtime> Worker<R> {
                     self.stop_aside(stops, wanted).await;
                     return true;
                 }
-                self.publish(wanted, decision, Some(format!("stopping: {}", stops.first().map_or("", |s| &s.why))));
+                self.publish(wanted, decision, Some(Doing::Stopping(stops.clone())));
                 ("stop", self.stop(stops, wanted).await)
             }
             (Action::Remove { id }, _) => ("remove", self.remove(id).await),
@@ -427,7 +427,8 @@ impl<R: Runtime> Worker<R> {
                 ("discard", true)
             }
             (Action::Pull { container }, Some(pod)) => {
-                self.publish(wanted, decision, Some(format!("pulling the image of {container}")));
+                let doing = Doing::Pulling { container: container.clone(), image: self.image(&pod, container) };
+                self.publish(wanted, decision, Some(doing));
                 self.keep_books();
                 ("pull", self.pull(&pod, container).await)
             }
@@ -496,11 +497,16 @@ impl<R: Runtime> Worker<R> {
         }
     }
 
-    async fn pull(&mut self, pod: &StaticPod, name: &str) -> bool {
-        let image = match pod.container(name) {
+    /// The image of a container, or of the sandbox.
+    fn image(&self, pod: &StaticPod, name: &str) -> String {
+        match pod.container(name) {
             Some(container) => container.image.clone().unwrap_or_default(),
             None => self.shared.pause_image.clone(),
-        };
+        }
+    }
+
+    async fn pull(&mut self, pod: &StaticPod, name: &str) -> bool {
+        let image = self.image(pod, name);
         tracing::info!(pod = %self.key, image, "pulling");
         let runtime = Arc::clone(&self.shared.runtime);
         let progress = |_: PullProgress| {};
@@ -1024,7 +1030,7 @@ impl<R: Runtime> Worker<R> {
         instances(&self.containers, pod, SANDBOX).into_iter().rfind(|container| is_running(container))
     }
 
-    fn publish(&self, wanted: &Wanted, decision: &Step, doing: Option<String>) {
+    fn publish(&self, wanted: &Wanted, decision: &Step, doing: Option<Doing>) {
         let (pod, remarks) = match wanted {
             Wanted::Run { pod, order, .. } => {
                 (Some(Arc::clone(pod)), pod.warnings.iter().chain(&order.problems).cloned().collect())

@@ -18,6 +18,7 @@ mod exchange;
 mod files;
 mod hopeless;
 mod lead;
+mod node;
 mod peer;
 mod watch;
 
@@ -201,7 +202,7 @@ pub enum ApplyError {
         /// Why, from the evidence as it was before it was taken away.
         autopsy: Box<autopsy::Autopsy>,
         /// Components whose old manifest is back; those that are not healthy with it have a reason.
-        back: Vec<(Component, Option<String>)>,
+        back: Vec<Back>,
     },
     /// etcd refused, or did not answer.
     #[error(transparent)]
@@ -225,7 +226,7 @@ pub enum ApplyError {
         #[source]
         error: Box<Self>,
         /// As in [`ApplyError::PutBack`].
-        back: Vec<(Component, Option<String>)>,
+        back: Vec<Back>,
     },
     /// The user gave up.
     #[error("interrupted; run the same command again to finish")]
@@ -359,51 +360,32 @@ impl Exchange {
     }
 }
 
-/// Puts back what was exchanged, in reverse order, and all of it: one that fails keeps no other from going back. Returns
-/// the components, with the reason where one is not healthy; the one error is that etcd is stuck.
+/// A component that was put back, with the reason where it is not healthy.
+type Back = (Component, Option<String>);
+
+/// Puts back what was exchanged, in reverse order, and all of it: one that fails keeps no other from going back. The one
+/// error is that etcd is stuck.
 async fn put_back<R: Runtime>(
     plan: &Plan,
     mut exchanged: Vec<Exchange>,
     goal: &Goal<'_>,
     host: &Host<'_, R>,
-) -> Result<Vec<(Component, Option<String>)>, ApplyError> {
-    // Whoever starts again reads them then.
-    for one in &exchanged {
-        if let Exchange::Credentials(files) = one
-            && let Err(error) = fsx::write_batch(files)
-        {
-            host.printer.warning(&format!("certificates are not those from before: {}", with_causes(&error)));
-        }
-    }
+) -> Result<Vec<Back>, ApplyError> {
+    put_credentials_back(&exchanged, host);
     // On the way to another address nobody is healthy before those that it asks are where it looks for them.
     if plan.version.is_some() || plan.address.is_none() {
         exchanged.reverse();
     }
-    let gone = plan.address.map(|change| change.from.ip()).filter(|address| !is_here(*address));
-    if let Some(gone) = gone {
-        host.printer.warning(&format!("what ran before is put back, and cannot serve: {gone} is not on this host"));
-    }
-    let mut in_vain = gone.map(|gone| format!("{gone} is not on this host"));
+    let mut in_vain = old_address_is_gone(plan, host);
     let mut back = Vec::new();
     let mut stuck = None;
     for one in &exchanged {
-        let (component, undone) = match (one, &in_vain) {
-            // Nothing is to be waited for.
-            (Exchange::Pod(one), Some(why)) => {
-                let written = exchange::write_back(one, host);
-                (one.component(), written.map(|whose| whose.map(|component| (component, Some(why.clone())))))
-            }
-            (Exchange::Pod(one), None) => (one.component(), exchange::put_back(one, goal, host).await),
-            (Exchange::Etcd(one), _) => (Component::Etcd, etcd_swap::undo(one, goal, host).await),
-            (Exchange::Credentials(_), _) => continue,
+        let component = match one {
+            Exchange::Pod(one) => one.component(),
+            Exchange::Etcd(_) => Component::Etcd,
+            Exchange::Credentials(_) => continue,
         };
-        match undone {
-            Ok(Some((Component::Etcd, None))) => {
-                if let Err(error) = peer::record(goal, host).await {
-                    host.printer.warning(&format!("etcd's member may be recorded elsewhere: {}", with_causes(&error)));
-                }
-                back.push((Component::Etcd, None));
-            }
+        match put_one_back(one, in_vain.as_deref(), goal, host).await {
             Ok(undone) => back.extend(undone),
             // The others go back all the same.
             Err(error) => {
@@ -422,20 +404,61 @@ async fn put_back<R: Runtime>(
     stuck.map_or(Ok(back), Err)
 }
 
+/// Whoever starts again reads them then.
+fn put_credentials_back<R>(exchanged: &[Exchange], host: &Host<'_, R>) {
+    for one in exchanged {
+        if let Exchange::Credentials(files) = one
+            && let Err(error) = fsx::write_batch(files)
+        {
+            host.printer.warning(&format!("certificates are not those from before: {}", with_causes(&error)));
+        }
+    }
+}
+
+/// Why nobody is to be waited for, on the way back from another address that was taken because this one is gone.
+fn old_address_is_gone<R>(plan: &Plan, host: &Host<'_, R>) -> Option<String> {
+    let gone = plan.address.map(|change| change.from.ip()).filter(|address| !is_here(*address))?;
+    host.printer.warning(&format!("what ran before is put back, and cannot serve: {gone} is not on this host"));
+    Some(format!("{gone} is not on this host"))
+}
+
+/// Puts one thing back and waits for it, unless that is `in_vain`. `None` where there is nothing to go back to.
+async fn put_one_back<R: Runtime>(
+    one: &Exchange,
+    in_vain: Option<&str>,
+    goal: &Goal<'_>,
+    host: &Host<'_, R>,
+) -> Result<Option<Back>, ApplyError> {
+    let back = match (one, in_vain) {
+        (Exchange::Pod(one), Some(why)) => exchange::write_back(one, host)?.map(|whose| (whose, Some(why.to_owned()))),
+        (Exchange::Pod(one), None) => exchange::put_back(one, goal, host).await?,
+        (Exchange::Etcd(one), _) => etcd_swap::undo(one, goal, host).await?,
+        (Exchange::Credentials(_), _) => None,
+    };
+    if let Some((Component::Etcd, None)) = back
+        && let Err(error) = peer::record(goal, host).await
+    {
+        host.printer.warning(&format!("etcd's member may be recorded elsewhere: {}", with_causes(&error)));
+    }
+    Ok(back)
+}
+
 /// Whether `address` is one of this host's, as far as can be told.
 fn is_here(address: IpAddr) -> bool {
     HostFacts::collect([]).map_or(true, |facts| facts.has_address(address))
 }
 
-/// Replaces etcd, or goes on with doing so, and records where the new one is.
-async fn swap_etcd<R: Runtime>(
-    swapped: &etcd_swap::Swapped,
-    goal: &Goal<'_>,
-    host: &Host<'_, R>,
-) -> Result<HealthyAfter, ApplyError> {
-    let healthy = etcd_swap::swap(swapped, goal, host).await?;
-    peer::record(goal, host).await?;
-    Ok(healthy)
+/// Records where the new etcd is. One that has not moved is where it was recorded, so that nothing goes back for a
+/// failure.
+async fn record_peer<R>(plan: &Plan, goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(), ApplyError> {
+    match peer::record(goal, host).await {
+        Err(error) if plan.address.is_none() => {
+            let why = with_causes(&error);
+            host.printer.warning(&format!("where etcd's member is recorded was not looked at: {why}"));
+            Ok(())
+        }
+        recorded => recorded,
+    }
 }
 
 async fn steps<R: Runtime>(
@@ -451,6 +474,11 @@ async fn steps<R: Runtime>(
     while let Some(step) = steps.first() {
         tracing::info!(phase = step.phase(), "{step}");
         let mut performed = 1;
+        // All that was exchanged serves, and was waited for: what fails from here on is for the next run, and nothing goes
+        // back for it.
+        if step.is_behind_the_wait() {
+            exchanged.clear();
+        }
         match step {
             Step::StopPods => stop_pods(goal, host).await?,
             Step::SetEtcdDataAside { path } => set_aside(path, host)?,
@@ -470,14 +498,15 @@ async fn steps<R: Runtime>(
                 exchanged.push(Exchange::Pod(new));
                 outcome.healthy.push(exchange::exchange(*component, goal, host).await?);
                 if *component == Component::Etcd {
-                    peer::record(goal, host).await?;
+                    record_peer(plan, goal, host).await?;
                 }
             }
             Step::FinishEtcdSwap { forward } => {
                 if let Some(swapped) = etcd_swap::Swapped::interrupted(host)? {
                     if *forward {
                         exchanged.push(Exchange::Etcd(swapped.clone()));
-                        outcome.healthy.push(swap_etcd(&swapped, goal, host).await?);
+                        outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
+                        record_peer(plan, goal, host).await?;
                     } else {
                         let undone = etcd_swap::undo(&swapped, goal, host).await?;
                         if let Some((etcd, Some(reason))) = undone {
@@ -491,17 +520,18 @@ async fn steps<R: Runtime>(
                 fsx::create_directories(&host.layout.manifests(), files::MANIFESTS_MODE)?;
                 let swapped = etcd_swap::Swapped::of(*back, goal, host, ledger)?;
                 exchanged.push(Exchange::Etcd(swapped.clone()));
-                outcome.healthy.push(swap_etcd(&swapped, goal, host).await?);
+                outcome.healthy.push(etcd_swap::swap(&swapped, goal, host).await?);
+                record_peer(plan, goal, host).await?;
             }
             Step::Wait => {
                 let healthy = wait(goal, host, agent.as_mut()).await?;
                 let known = |one: &HealthyAfter| outcome.healthy.iter().any(|known| known.component == one.component);
                 let new: Vec<_> = healthy.into_iter().filter(|one| !known(one)).collect();
                 outcome.healthy.extend(new);
-                // All of it serves: whatever fails from here on is for the next run, and nothing goes back for it.
-                exchanged.clear();
             }
             Step::BindClusterAdmins => bind_cluster_admins(goal, host).await?,
+            Step::MarkControlPlane { lifted } => node::mark(lifted, goal, host).await?,
+            Step::RemoveNode => node::remove(goal, host).await?,
             Step::Commit => outcome.generation = Some(commit(plan, goal, host, ledger).await?),
         }
         steps = &steps[performed..];

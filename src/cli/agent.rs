@@ -1,15 +1,20 @@
 //! `plinth agent`.
 
+mod kubelet_api;
+
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use k8s_openapi::api::core::v1::Taint;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Failure, Outcome, interrupted};
 use crate::agent::kubelet_config::KubeletConfig;
+use crate::agent::node::{Registration, flags};
 use crate::agent::source::http::Endpoint;
 use crate::agent::{self, Options};
 use crate::config::{ConfigFile, HostFacts, duration};
@@ -48,6 +53,24 @@ pub(super) struct Args {
     /// Address of the container engine; that of DOCKER_HOST unless given
     #[arg(long, value_name = "URL")]
     docker_host: Option<String>,
+    /// Register this host as a node of its cluster, and show its static pods there
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false,
+          default_missing_value = "true", action = clap::ArgAction::Set)]
+    register_node: bool,
+    /// How the API server is reached as a node; need not be there yet
+    #[arg(long, value_name = "FILE", default_value = "/etc/kubernetes/kubelet.conf")]
+    kubeconfig: PathBuf,
+    /// Taints of the node when it is first registered, as KEY=VALUE:EFFECT[,…]
+    #[arg(long, value_name = "TAINTS", value_delimiter = ',', value_parser = flags::taint)]
+    register_with_taints: Vec<Taint>,
+    /// Labels of the node, as KEY=VALUE[,…]
+    #[arg(long, value_name = "LABELS", value_delimiter = ',', value_parser = flags::label)]
+    node_labels: Vec<(String, String)>,
+    /// Address of the node; that of its default route unless given
+    #[arg(long, value_name = "IP")]
+    node_ip: Option<IpAddr>,
+    #[command(flatten)]
+    kubelet_api: kubelet_api::Serving,
     /// Leave the session of the terminal
     #[arg(long, hide = true)]
     detached: bool,
@@ -92,6 +115,13 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     };
     let mut options = options(context, &node_name, &pause);
     settle(&mut options, &args, config)?;
+    options.node_address = args.node_ip;
+    options.register = args.register_node.then(|| Registration {
+        kubeconfig: context.layout.below_root(&args.kubeconfig),
+        labels: args.node_labels.iter().cloned().collect(),
+        taints: args.register_with_taints.clone(),
+        kubelet_port: options.kubelet_api.as_ref().map(|settings| settings.listen.port()),
+    });
     let docker = match args.docker_host.as_deref() {
         Some(host) => crate::runtime::docker::Docker::connect(Some(host))
             .context("cannot use --docker-host")
@@ -148,6 +178,7 @@ fn settle(options: &mut Options, args: &Args, config: KubeletConfig) -> Result<(
         period(args.file_check_frequency, config.file_check_frequency, options.file_check_period);
     options.http_check_period =
         period(args.http_check_frequency, config.http_check_frequency, options.http_check_period);
+    options.kubelet_api = args.kubelet_api.settings(&options.layout, &config.server).map_err(Failure::usage)?;
     config.apply_back_off(&mut options.timings);
     options.log_limits = config.log_limits();
     if let Some(path) = &args.config {

@@ -61,6 +61,9 @@ pub(super) struct Flags {
     /// Registry and path that images come from
     #[arg(long, value_name = "REPOSITORY")]
     image_repository: Option<String>,
+    /// Register this node in the cluster, with a mirror of each static pod; `=false` ends that
+    #[arg(long, value_name = "BOOL", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    register_node: Option<bool>,
     /// Name of this node; its host name unless given
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
@@ -112,6 +115,7 @@ impl Flags {
             kubernetes_version: self.kubernetes_version.clone(),
             node_name: self.node_name.clone(),
             pod_network_cidr: self.pod_network_cidr.clone(),
+            register_node: self.register_node,
             service_cidr: self.service_cidr.clone(),
             service_dns_domain: self.service_dns_domain.clone(),
             skip_phases: self.skip_phases.clone(),
@@ -334,6 +338,9 @@ fn agent_command(context: &Context, cluster: &Cluster) -> Result<AgentCommand, F
         format!("--hostname-override={}", cluster.node_name),
         format!("--pod-infra-container-image={}", cluster.pause_image()),
     ];
+    if cluster.registration.is_some() {
+        arguments.push("--register-node".to_owned());
+    }
     arguments.extend(context.environment.get("DOCKER_HOST").map(|engine| format!("--docker-host={engine}")));
     Ok(AgentCommand { program, arguments })
 }
@@ -451,12 +458,17 @@ fn report<R: Runtime>(
                 outcome.generation.map(|number| format!("; this is generation {number}")).unwrap_or_default();
             return format!("\nThe {version} control plane is as configured, and {state}{generation}.{boot}");
         }
+        let pods = if cluster.registration.is_some() {
+            "This node runs static pods only, and there is no pod network yet: other pods stay Pending."
+        } else {
+            "There is no Node and no pod network yet: pods stay Pending."
+        };
         format!(
             "\nYour Kubernetes {version} control plane is {state}.\n\n\
              To use it as root:\n\n  export KUBECONFIG={admin}\n\n\
              To use it as another user:\n\n  mkdir -p $HOME/.kube\n  \
              sudo cp -i {admin} $HOME/.kube/config\n  sudo chown $(id -u):$(id -g) $HOME/.kube/config\n\n\
-             There is no Node and no pod network yet: pods stay Pending.{boot}\n\n\
+             {pods}{boot}\n\n\
              Next: plinth status",
             version = cluster.version,
         )

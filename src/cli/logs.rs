@@ -1,7 +1,5 @@
 //! `plinth logs`: what `kubectl logs` shows, from the engine: without an API server, and without an agent.
 
-mod choose;
-
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
@@ -11,9 +9,9 @@ use futures_util::StreamExt as _;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 
-use self::choose::{Candidate, Question, choose};
 use super::{Context, Failure, Outcome};
 use crate::agent::client::AgentClient;
+use crate::agent::log_choice::{Candidate, Question, choose};
 use crate::agent::source::memory::recall_pod;
 use crate::agent::step::uid_of;
 use crate::config::{self, HostFacts};

@@ -4,7 +4,9 @@
 
 pub mod agent;
 pub mod connection;
+pub mod follow;
 pub mod lease;
+pub mod node;
 pub mod survey;
 
 use std::fmt::Debug;
@@ -57,6 +59,21 @@ pub enum ClusterError {
         #[source]
         source: Option<Box<kube::Error>>,
     },
+    /// The agent has not registered the Node.
+    #[error("the agent has not registered the Node `{name}`")]
+    NotRegistered {
+        /// Its name.
+        name: String,
+    },
+    /// The Node cannot be read or changed.
+    #[error("cannot use the Node `{name}`")]
+    Node {
+        /// Its name.
+        name: String,
+        /// Why not.
+        #[source]
+        source: Box<kube::Error>,
+    },
     /// Nodes or metrics cannot be read.
     #[error("the API server does not tell its nodes and metrics")]
     Survey(#[source] Option<Box<kube::Error>>),
@@ -69,6 +86,12 @@ pub enum ClusterError {
         #[source]
         source: Box<kube::Error>,
     },
+}
+
+impl ClusterError {
+    fn node(name: &str) -> impl FnOnce(kube::Error) -> Self {
+        move |error| Self::Node { name: name.to_owned(), source: Box::new(error) }
+    }
 }
 
 /// Makes sure that `admin.conf` and the agent have their rights: the group `kubeadm:cluster-admins` is bound to the

@@ -47,6 +47,8 @@ pub async fn survey(file: &'static str, kubeconfig: &str) -> Result<Survey, Clus
 
 async fn kubelets(client: &Client) -> kube::Result<Vec<Kubelet>> {
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?;
+    // The Node of an agent of ours is no kubelet: it says that it is as old as its API server.
+    let is_kubelet = |kubelet: &Kubelet| !kubelet.version.contains("+plinth.");
     let kubelet = |node: Node| {
         let info = node.status.and_then(|status| status.node_info);
         Kubelet {
@@ -54,7 +56,7 @@ async fn kubelets(client: &Client) -> kube::Result<Vec<Kubelet>> {
             version: info.map(|info| info.kubelet_version).unwrap_or_default(),
         }
     };
-    Ok(nodes.into_iter().map(kubelet).collect())
+    Ok(nodes.into_iter().map(kubelet).filter(is_kubelet).collect())
 }
 
 async fn deprecated(client: &Client) -> kube::Result<Vec<DeprecatedApi>> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::EnvVar;
+use k8s_openapi::api::core::v1::{EnvVar, Taint};
 use serde::{Deserialize, Serialize};
 
 use crate::release::{Component, KubernetesVersion};
@@ -16,6 +16,8 @@ use crate::release::{Component, KubernetesVersion};
 pub struct Cluster {
     /// Name of this node: RFC 1123 subdomain.
     pub node_name: String,
+    /// How the agent registers this node; `None` where it does not.
+    pub registration: Option<Registration>,
     /// Which Kubernetes.
     pub version: KubernetesVersion,
     /// Somebody named that version; otherwise a newer plinth takes its own newer default.
@@ -50,6 +52,13 @@ pub struct Cluster {
     pub host: HostView,
     /// Keeps other modules from building one.
     pub(super) checked: super::Checked,
+}
+
+/// `nodeRegistration` of kubeadm's `InitConfiguration`, as far as it concerns the Node object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registration {
+    /// Taints of the Node, beside the agent's own; kubeadm's of a control plane unless others are named.
+    pub taints: Vec<Taint>,
 }
 
 /// A host name or address and a port.
@@ -297,10 +306,16 @@ impl std::fmt::Display for San {
 
 #[cfg(test)]
 impl Cluster {
+    /// The same, with its node registered.
+    pub(crate) fn example_registered(registration: Option<Registration>) -> Self {
+        Self { registration, ..Self::example() }
+    }
+
     /// A plain cluster for the tests of other modules: node `master-0` at 192.0.2.10, kubeadm's defaults elsewhere.
     pub(crate) fn example() -> Self {
         Self {
             node_name: "master-0".to_owned(),
+            registration: None,
             version: "v1.37.1".parse().unwrap(),
             version_pinned: false,
             advertise_address: "192.0.2.10".parse().unwrap(),

@@ -180,8 +180,6 @@ impl Reader<'_> {
             ("nodeRegistration.criSocket", "plinth runs containers with Docker"),
             ("nodeRegistration.imagePullPolicy", "images that are missing are pulled"),
             ("nodeRegistration.imagePullSerial", "images that are missing are pulled one by one"),
-            ("nodeRegistration.kubeletExtraArgs", "plinth runs no kubelet"),
-            ("nodeRegistration.taints", "plinth registers no node yet"),
             ("timeouts.discovery", "it says nothing to init"),
             ("timeouts.etcdAPICall", "plinth changes no etcd members yet"),
             ("timeouts.kubeletHealthCheck", "plinth runs no kubelet"),

@@ -1,6 +1,6 @@
 //! What the command line says.
 
-use super::wire::{ClusterConfiguration, InitConfiguration};
+use super::wire::{self, ClusterConfiguration, InitConfiguration};
 
 /// Values of flags, unchecked; `None` where a flag was not given. Names follow kubeadm's flags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Overrides {
     pub node_name: Option<String>,
     /// `--pod-network-cidr`.
     pub pod_network_cidr: Option<String>,
+    /// `--register-node`.
+    pub register_node: Option<bool>,
     /// `--service-cidr`.
     pub service_cidr: Option<String>,
     /// `--service-dns-domain`.
@@ -58,6 +60,11 @@ impl Overrides {
         let endpoint = init.local_api_endpoint.get_or_insert_default();
         put(&mut endpoint.advertise_address, self.apiserver_advertise_address.as_ref());
         put(&mut endpoint.bind_port, self.apiserver_bind_port.as_ref());
+        if let Some(register) = self.register_node {
+            let arguments = init.node_registration.get_or_insert_default().kubelet_extra_args.get_or_insert_default();
+            arguments.retain(|argument| argument.name != wire::REGISTER_NODE);
+            arguments.push(wire::Arg { name: wire::REGISTER_NODE.to_owned(), value: register.to_string() });
+        }
         let api_server = cluster.api_server.get_or_insert_default();
         put(&mut api_server.cert_sans, self.apiserver_cert_extra_sans.as_ref());
         let networking = cluster.networking.get_or_insert_default();
@@ -94,6 +101,7 @@ impl Overrides {
             row(self.kubernetes_version.is_some(), "--kubernetes-version", "kubernetesVersion"),
             beside(self.node_name.is_some(), "--node-name", "nodeRegistration.name"),
             row(self.pod_network_cidr.is_some(), "--pod-network-cidr", "networking.podSubnet"),
+            row(self.register_node.is_some(), "--register-node", "nodeRegistration.kubeletExtraArgs"),
             row(self.service_cidr.is_some(), "--service-cidr", "networking.serviceSubnet"),
             row(self.service_dns_domain.is_some(), "--service-dns-domain", "networking.dnsDomain"),
             beside(self.skip_phases.is_some(), "--skip-phases", "skipPhases"),

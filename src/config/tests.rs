@@ -80,6 +80,7 @@ fn flags_are_taken() {
         kubernetes_version: text("1.36.3"),
         node_name: text("Node-9"),
         pod_network_cidr: text("10.244.0.0/16"),
+        register_node: Some(true),
         service_cidr: text("10.0.0.0/16"),
         service_dns_domain: text("corp.example"),
         skip_phases: Some(vec!["preflight".into()]),
@@ -93,6 +94,9 @@ fn flags_are_taken() {
     assert_eq!(sans, ["api.example.com", "*.example.com", "10.0.0.1"]);
     assert_eq!(cluster.cert_dir, Path::new("/srv/pki"));
     assert_eq!(cluster.node_name, "node-9");
+    let taints: Vec<_> =
+        cluster.registration.iter().flat_map(|one| &one.taints).map(|taint| taint.key.as_str()).collect();
+    assert_eq!(taints, ["node-role.kubernetes.io/control-plane"]);
     assert_eq!(cluster.networking.dns_domain, "corp.example");
     assert_eq!(cluster.networking.pod_subnets, ["10.244.0.0/16".parse().unwrap()]);
     assert_eq!(
@@ -530,6 +534,54 @@ fn odd_but_acceptable_values_are_warnings() {
     let quiet = "nodeRegistration: {imagePullPolicy: IfNotPresent, imagePullSerial: true, taints: null}\n\
                  timeouts: {discovery: 5m0s, etcdAPICall: 2m0s, kubeletHealthCheck: 4m0s, tlsBootstrap: 5m0s, upgradeManifests: 5m0s}\n";
     assert_eq!(init_file(quiet).unwrap().warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_node_is_registered_by_the_flag_of_a_kubelet() {
+    let arguments = |value: &str| format!("  kubeletExtraArgs: [{{name: register-node, value: '{value}'}}]\n");
+    let taint = "  taints: [{key: example.com/a, value: b, effect: NoExecute}]\n";
+    for (fields, taints, warning) in [
+        (String::new(), None, None),
+        (arguments("false"), None, None),
+        (arguments("true"), Some(vec!["node-role.kubernetes.io/control-plane"]), None),
+        (arguments("true") + "  taints: []\n", Some(vec![]), None),
+        (arguments("true") + taint, Some(vec!["example.com/a"]), None),
+        (
+            taint.to_owned(),
+            None,
+            Some("nodeRegistration.taints is ignored: the node is not registered (register-node)"),
+        ),
+        (
+            "  kubeletExtraArgs: [{name: node-ip, value: 10.0.0.1}]\n".to_owned(),
+            None,
+            Some("nodeRegistration.kubeletExtraArgs `node-ip` is ignored: plinth runs no kubelet"),
+        ),
+    ] {
+        let loaded = init_file(&format!("nodeRegistration:\n  name: a\n{fields}")).unwrap();
+        let keys = |one: &Registration| one.taints.iter().map(|taint| taint.key.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            loaded.cluster.registration.as_ref().map(keys).as_deref(),
+            taints.map(|all: Vec<&str>| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>()).as_deref(),
+            "{fields}"
+        );
+        assert_eq!(loaded.warnings, Vec::from_iter(warning), "{fields}");
+        // What is kept says the same, and nothing where there is nothing to say.
+        let kept = to_wire_yaml(&loaded.cluster);
+        assert_eq!(from_file(&kept).unwrap().cluster.registration, loaded.cluster.registration);
+        assert_eq!(kept.contains("kubeletExtraArgs"), loaded.cluster.registration.is_some());
+    }
+    for fields in [arguments("on"), arguments("true") + "  taints: [{key: a, effect: Never}]\n"] {
+        let errors = init_file(&format!("nodeRegistration:\n  name: a\n{fields}")).unwrap_err();
+        assert_eq!(errors.iter().count(), 1, "{errors}");
+    }
+    // A rerun may turn it off and on.
+    let off = Overrides { register_node: Some(false), ..Overrides::default() };
+    let running = format!(
+        "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nnodeRegistration:\n  name: a\n{}",
+        arguments("true")
+    );
+    let loaded = over(&running, false, None, &off).unwrap();
+    assert_eq!((loaded.running.unwrap().registration.is_some(), loaded.cluster.registration), (true, None));
 }
 
 /// A cluster that runs with this configuration and was then asked for something else.

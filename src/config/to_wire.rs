@@ -21,7 +21,12 @@ pub fn to_wire_yaml(cluster: &Cluster) -> String {
             bind_port: Some(cluster.bind_port.into()),
         }),
         node_registration: Some(wire::NodeRegistration {
+            kubelet_extra_args: cluster
+                .registration
+                .is_some()
+                .then(|| vec![wire::Arg { name: wire::REGISTER_NODE.to_owned(), value: true.to_string() }]),
             name: Some(cluster.node_name.clone()),
+            taints: cluster.registration.as_ref().map(|registration| registration.taints.clone()),
             ..wire::NodeRegistration::default()
         }),
         timeouts: Some(wire::Timeouts {

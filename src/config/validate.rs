@@ -10,20 +10,22 @@ use std::path::{Component as PathComponent, Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::EnvVar;
+use k8s_openapi::api::core::v1::{EnvVar, Taint};
 
 use super::error::{ConfigError, Place, Problem};
 use super::host::{is_global_unicast, parse_address};
 use super::overrides::Given;
-use super::syntax::{
-    is_dns_label, is_dns_subdomain, is_image_repository, is_image_tag, is_plain_absolute_path, is_wildcard_subdomain,
-};
+use super::syntax::{is_image_repository, is_image_tag, is_plain_absolute_path, is_wildcard_subdomain};
 use super::wire::{self, ClusterConfiguration, InitConfiguration};
 use super::{
     ApiServer, CertificatePolicy, Checked, Cluster, ComponentOptions, Endpoint, Etcd, ExtraVolume, Host, HostFacts,
-    HostView, KeyAlgorithm, Networking, San, Timeouts, defaults, duration, file,
+    HostView, KeyAlgorithm, Networking, Registration, San, Timeouts, defaults, duration, file,
 };
+use crate::names::{is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name};
 use crate::release::{DEFAULT_IMAGE_REPOSITORY, KubernetesVersion, VersionError};
+
+/// Label and taint of a control plane's Node (kubeadm: `LabelNodeRoleControlPlane`).
+const NODE_ROLE: &str = "node-role.kubernetes.io/control-plane";
 
 const DNS_NAME: &str = "lower case letters, digits, `-` and `.`, beginning and ending with a letter or digit";
 
@@ -72,6 +74,7 @@ pub(super) fn cluster(
 ) -> Cluster {
     let endpoint = init.local_api_endpoint.clone().unwrap_or_default();
     let node_name = node_name(init, host, checker);
+    let registration = registration(&init.node_registration.clone().unwrap_or_default(), checker);
     let (version, version_pinned) = version(text(cluster.kubernetes_version.as_ref()), runs, checker);
     let advertise_address = advertise_address(text(endpoint.advertise_address.as_ref()), host, runs, checker);
     let bind_port = bind_port(endpoint.bind_port, checker);
@@ -82,6 +85,7 @@ pub(super) fn cluster(
     let api_server = cluster.api_server.clone().unwrap_or_default();
     Cluster {
         node_name,
+        registration,
         version,
         version_pinned,
         advertise_address: advertise_address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)),
@@ -128,6 +132,48 @@ pub(super) fn ignored_checks(in_file: &[String], by_flag: &[String], checker: &m
         checker.invalid("nodeRegistration.ignorePreflightErrors", list, "names checks beside `all`", "`all` alone");
     }
     names.into_iter().collect()
+}
+
+/// Off unless `register-node` among the kubelet's flags turns it on: there is no kubelet.
+fn registration(wire: &wire::NodeRegistration, checker: &mut Checker<'_>) -> Option<Registration> {
+    const FIELD: &str = "nodeRegistration.kubeletExtraArgs";
+    let mut registers = false;
+    for (index, argument) in wire.kubelet_extra_args.iter().flatten().enumerate() {
+        if argument.name != wire::REGISTER_NODE {
+            checker.warn(format!("{FIELD} `{}` is ignored: plinth runs no kubelet", argument.name));
+            continue;
+        }
+        match argument.value.parse() {
+            Ok(value) => registers = value,
+            Err(_) => {
+                checker.invalid(&format!("{FIELD}[{index}]"), &argument.value, "is no boolean", "`true` or `false`");
+            }
+        }
+    }
+    for (index, taint) in wire.taints.iter().flatten().enumerate() {
+        if !is_taint(taint) {
+            let text = format!("{}={}:{}", taint.key, taint.value.as_deref().unwrap_or_default(), taint.effect);
+            let expected = "a label's key and value, and NoSchedule, PreferNoSchedule or NoExecute";
+            checker.invalid(&format!("nodeRegistration.taints[{index}]"), text, "is no taint", expected);
+        }
+    }
+    if !registers {
+        if wire.taints.as_ref().is_some_and(|taints| !taints.is_empty()) {
+            checker.warn("nodeRegistration.taints is ignored: the node is not registered (register-node)");
+        }
+        return None;
+    }
+    // Nobody has named any: those of a control plane. An empty list is none (kubeadm: `SetNodeRegistrationDynamicDefaults`).
+    let usual = || vec![Taint { key: NODE_ROLE.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() }];
+    Some(Registration { taints: wire.taints.clone().unwrap_or_else(usual) })
+}
+
+/// As the API server checks it (core validation: `ValidateNodeTaints`).
+fn is_taint(taint: &Taint) -> bool {
+    let value = taint.value.as_deref().unwrap_or_default();
+    is_qualified_name(&taint.key)
+        && (value.is_empty() || is_label_value(value))
+        && ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&taint.effect.as_str())
 }
 
 /// Lower case, without surrounding blanks (component-helpers: `GetHostname`).

@@ -6,12 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::EnvVarSource;
+use k8s_openapi::api::core::v1::{EnvVarSource, Taint};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// `apiVersion` of both kinds.
 pub(super) const API_VERSION: &str = "kubeadm.k8s.io/v1beta4";
+
+/// The one flag of a kubelet that means something here, among `kubeletExtraArgs`.
+pub(super) const REGISTER_NODE: &str = "register-node";
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -43,9 +46,9 @@ pub(super) struct NodeRegistration {
     pub(super) ignore_preflight_errors: Option<Vec<String>>,
     pub(super) image_pull_policy: Option<Value>,
     pub(super) image_pull_serial: Option<Value>,
-    pub(super) kubelet_extra_args: Option<Value>,
+    pub(super) kubelet_extra_args: Option<Vec<Arg>>,
     pub(super) name: Option<String>,
-    pub(super) taints: Option<Value>,
+    pub(super) taints: Option<Vec<Taint>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

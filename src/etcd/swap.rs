@@ -91,6 +91,8 @@ pub fn next(change: Change, course: Course, seen: &Observed) -> Next {
         (_, Some(Which::Old)) => Next::Gate(Which::Old),
         (_, None) if seen.process != Process::Gone => Next::AwaitGone,
 
+        // Somebody has stopped it before it made its data readable.
+        (Course::Forward, None) if !can_open(Which::New) => Next::Start(Which::Old),
         (Course::Forward, None) => match seen.copy {
             None => Next::Copy,
             Some(Place::Aside) => Next::Start(Which::New),
@@ -208,6 +210,8 @@ mod tests {
             ("downgraded", Forward, seen(OLD, Answers, None, true), Next::Stop),
             ("gone", Forward, seen(None, Gone, None, true), Next::Copy),
             ("copied", Forward, seen(None, Gone, ASIDE, true), Next::Start(Which::New)),
+            ("gone before it was downgraded", Forward, seen(None, Gone, None, false), Next::Start(Which::Old)),
+            ("started again", Forward, seen(OLD, Silent, None, false), Next::Downgrade),
             ("it is no good", Back, seen(NEW, Silent, ASIDE, true), Next::Stop),
             ("the later one can always open", Back, seen(None, Gone, ASIDE, false), Next::Start(Which::Old)),
         ] {

@@ -387,6 +387,7 @@ fn object(store: &Store, method: &str, path: &str, body: &[u8]) -> (&'static str
         return ("200 OK", lease(name).to_string());
     }
     match method {
+        "POST" if store.refuses(path) => ("403 Forbidden", status(403, "Forbidden")),
         "GET" => match known(path) {
             Some(object) => ("200 OK", object.to_string()),
             None => ("404 Not Found", status(404, "NotFound")),

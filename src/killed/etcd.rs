@@ -29,6 +29,9 @@ const NEW: [&[u8]; 2] = [fixture!("untouched.wal"), fixture!("untouched.db")];
 /// The log of the new one once somebody has written.
 const WRITTEN: &[u8] = fixture!("put.wal");
 
+/// Where it is listed what etcd and the API server refuse.
+pub(super) const REFUSED: &str = "/refused";
+
 /// What etcd keeps, by the API server's paths.
 #[derive(Clone)]
 pub(super) struct Store {
@@ -55,6 +58,12 @@ impl Store {
                 fs::write(self.log(), WRITTEN).unwrap();
             }
         });
+    }
+
+    /// Whether questions to `path` are refused: it is listed below [`REFUSED`].
+    pub(super) fn refuses(&self, path: &str) -> bool {
+        let refused = self.read().remove(REFUSED).unwrap_or_default();
+        refused.as_array().into_iter().flatten().any(|refused| refused == path)
     }
 
     /// Whether an etcd has the data open.
@@ -126,6 +135,7 @@ impl Etcd {
         let storage = if self.store.is_old() { "3.6.0" } else { "3.7.0" };
         let mut downgrades = self.downgrades.lock().unwrap();
         match path {
+            _ if self.store.refuses(path) => "refused".to_owned(),
             "/version" => json!({ "etcdserver": version, "etcdcluster": storage, "storage": storage }).to_string(),
             "/v3/cluster/member/list" => json!({ "members": [] }).to_string(),
             "/v3/maintenance/downgrade" => {

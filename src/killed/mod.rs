@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::apply::ApplyError;
 use crate::config;
+use crate::init::InitError;
 use crate::manifests;
 use crate::plan::generation;
 use crate::release::Component;
@@ -315,4 +317,28 @@ fn an_upgrade_to_an_api_server_that_dies_is_undone_wherever_it_ends() {
 #[test]
 fn a_reset_that_ends_anywhere_is_finished_by_the_next() {
     every_end_at_every_point(Operation::Reset);
+}
+
+/// etcd's record of its members, and the rights of `admin.conf`.
+#[tokio::test]
+async fn what_fails_behind_the_exchanges_puts_nothing_back() {
+    let mut world = World::new();
+    let [old, new] = Operation::Upgrade.goals().map(|goal| world.cluster(goal));
+    world.init(&old, None).await.unwrap();
+    let rights = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    let mut objects = world.store().read();
+    objects.retain(|path, _| !path.starts_with(rights));
+    objects.insert(etcd::REFUSED.to_owned(), json!(["/v3/cluster/member/list", rights]));
+    world.store().write(&objects);
+    world.skipped.push("wait-control-plane".to_owned());
+    let mut hasty = new.clone();
+    hasty.timeouts.kubernetes_api_call = Duration::from_secs(1);
+    let failed = tokio::time::timeout(LIMIT, world.init(&hasty, Some(&old))).await.unwrap().unwrap_err();
+    assert!(matches!(failed, InitError::Apply(ApplyError::Cluster(_))), "{failed:?}");
+    for component in Component::ALL {
+        let manifest = std::fs::read_to_string(world.layout.manifests().join(format!("{component}.yaml"))).unwrap();
+        assert_eq!(manifest, manifests::render(&new, component, &world.layout).unwrap().yaml);
+    }
+    assert!(world.ledger().etcd_swap.is_none());
+    reset(&world).await.unwrap();
 }

@@ -101,6 +101,8 @@ pub(super) struct World {
     ailment: Arc<Mutex<Option<Ailment>>>,
     /// What was there before plinth.
     foreign: Tree,
+    /// Phases that `init` skips.
+    pub(super) skipped: Vec<String>,
 }
 
 impl World {
@@ -122,7 +124,8 @@ impl World {
         let engine = Engine::new(fake, disk.clone(), &ailment);
         let agent = Agent::new(layout.clone(), engine.clone());
         in_process::set(root.path(), Some(agent.clone()));
-        let world = Self { root, layout, address, disk, engine, agent, ailment, foreign };
+        let skipped = vec!["preflight".to_owned()];
+        let world = Self { root, layout, address, disk, engine, agent, ailment, foreign, skipped };
         for cluster in ["2", "v1.36.3"].map(|goal| world.cluster(goal)) {
             for component in Component::ALL {
                 world.engine.fake.add_image(&cluster.image(component));
@@ -178,12 +181,11 @@ impl World {
         let mut cluster = cluster.clone();
         cluster.host.external_ca = running.is_none() && plan::external_ca(&self.layout, &cluster, &self.ledger());
         let cluster = &cluster;
-        let skipped = ["preflight".to_owned()];
         let request = Request {
             cluster,
             running,
             committed: self.ledger().committed,
-            skip_phases: &skipped,
+            skip_phases: &self.skipped,
             plan: None,
             ignored: &[],
             renew: true,

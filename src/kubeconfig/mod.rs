@@ -42,8 +42,8 @@ impl Spec {
     }
 }
 
-/// The kubeconfigs of `cluster`, in the order of kubeadm's phases (`kubelet.conf` aside: there is no kubelet), and that of
-/// the agent.
+/// The kubeconfigs of `cluster`, in the order of kubeadm's phases (`kubelet.conf` only where the agent registers the
+/// node), and that of the agent.
 ///
 /// People's go to the shared endpoint where there is one; those of this host's components to this host's API server,
 /// so that they never meet one of another version.
@@ -52,17 +52,23 @@ pub fn specifications(cluster: &Cluster) -> Vec<Spec> {
     const ADMINS: Option<&str> = Some("kubeadm:cluster-admins");
     const MASTERS: Option<&str> = Some("system:masters");
     const AGENTS: Option<&str> = Some("plinth:agents");
+    // Whom the Node authorizer and NodeRestriction take for the node of that name, and nobody more (Node authorization:
+    // `NodesGroup`, `system:node:<name>`).
+    const NODES: Option<&str> = Some("system:nodes");
+    let node = format!("system:node:{}", cluster.node_name);
     let agent = format!("plinth:agent:{}", cluster.node_name);
     let shared = cluster.api_url();
     let local = cluster.local_api_url();
     [
         ("admin", "admin.conf", "kubernetes-admin", ADMINS, &shared),
         ("super-admin", "super-admin.conf", "kubernetes-super-admin", MASTERS, &shared),
+        ("kubelet", KUBELET_FILE, &node, NODES, &local),
         ("controller-manager", "controller-manager.conf", "system:kube-controller-manager", None, &local),
         ("scheduler", "scheduler.conf", "system:kube-scheduler", None, &local),
         ("plinth-agent", AGENT_FILE, &agent, AGENTS, &local),
     ]
     .into_iter()
+    .filter(|(_, file, ..)| *file != KUBELET_FILE || cluster.registration.is_some())
     .map(|(name, file, user, organization, server)| Spec {
         name,
         file,
@@ -169,6 +175,13 @@ pub struct Credentials {
     pub certificate_pem: String,
     /// Its key, PEM.
     pub key_pem: Secret,
+}
+
+/// The name of the node whose kubeconfig `text` is, by its certificate: `a` of `system:node:a`.
+pub fn node_of(text: &str) -> Option<String> {
+    let credentials = credentials(KUBELET_FILE, text).ok()?;
+    let certificate = pki::inspect(KUBELET_FILE, credentials.certificate_pem.as_bytes()).ok()?;
+    Some(certificate.common_name?.strip_prefix("system:node:")?.to_owned())
 }
 
 /// Reads the credentials of the current context of `text`; `file` is for the error. They must be embedded.

@@ -1,4 +1,4 @@
-use crate::config::{Endpoint, Host};
+use crate::config::{Endpoint, Host, Registration};
 use crate::pki::{inspect, issue_authority};
 
 use super::*;
@@ -41,6 +41,8 @@ fn every_row_is_kubeadms() {
     let mut cluster = Cluster::example();
     cluster.cluster_name = "blue".to_owned();
     cluster.control_plane_endpoint = Some(Endpoint { host: Host::Name("api.example.com".to_owned()), port: 443 });
+    assert!(!specifications(&cluster).iter().any(|spec| spec.file == KUBELET_FILE));
+    cluster.registration = Some(Registration { taints: Vec::new() });
     let rows: Vec<_> = specifications(&cluster)
         .into_iter()
         .map(|spec| (spec.file, spec.context(), spec.certificate.organization, spec.server))
@@ -51,11 +53,22 @@ fn every_row_is_kubeadms() {
         [
             ("admin.conf", "kubernetes-admin@blue".into(), Some("kubeadm:cluster-admins"), shared.clone()),
             ("super-admin.conf", "kubernetes-super-admin@blue".into(), Some("system:masters"), shared),
+            ("kubelet.conf", "system:node:master-0@blue".into(), Some("system:nodes"), local.clone()),
             ("controller-manager.conf", "system:kube-controller-manager@blue".into(), None, local.clone()),
             ("scheduler.conf", "system:kube-scheduler@blue".into(), None, local.clone()),
             ("plinth-agent.conf", "plinth:agent:master-0@blue".into(), Some("plinth:agents"), local),
         ]
     );
+}
+
+#[test]
+fn a_node_is_known_by_its_kubeconfig() {
+    let cluster = Cluster::example_registered(Some(Registration { taints: Vec::new() }));
+    let spec = specifications(&cluster).into_iter().find(|spec| spec.file == KUBELET_FILE).unwrap();
+    assert_eq!(node_of(&build_for(&spec)).as_deref(), Some("master-0"));
+    for text in [ADMIN, "no kubeconfig"] {
+        assert_eq!(node_of(text), None);
+    }
 }
 
 #[test]

@@ -71,6 +71,11 @@ pub fn inspect(file: &str, pem: &[u8]) -> Result<CertificateInfo, PkiError> {
     first(file, &certificates(file, pem)?).map(|certificate| CertificateInfo::of(&certificate))
 }
 
+/// Reads a certificate in DER; `name` is for the error. Nothing but its syntax is checked.
+pub fn inspect_der(name: &str, der: &CertificateDer<'_>) -> Result<CertificateInfo, PkiError> {
+    parse(name, der).map(|certificate| CertificateInfo::of(&certificate))
+}
+
 /// Checks a leaf that is on disk: it parses, its key belongs to it, `authority` signed it (directly, or through
 /// intermediates that follow it in its file), it is valid for every name and usage that `spec` asks for, its subject is
 /// right where that matters, and it is valid `now`.

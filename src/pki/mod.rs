@@ -22,7 +22,9 @@ mod spec;
 pub use authority::Authority;
 pub use error::PkiError;
 pub(crate) use inspect::certificates;
-pub use inspect::{CertificateInfo, check_leaf, check_service_account, inspect, service_account_public_key};
+pub use inspect::{
+    CertificateInfo, check_leaf, check_service_account, inspect, inspect_der, service_account_public_key,
+};
 pub use issue::{Issued, ServiceAccountKeys, issue_authority, issue_leaf, issue_service_account};
 pub use secret::Secret;
 pub use spec::{Files, SERVICE_ACCOUNT_KEY_FILE, SERVICE_ACCOUNT_PUBLIC_FILE, Spec, Usage, specifications};

@@ -33,6 +33,12 @@ pub struct Change {
 /// The API object that gives `admin.conf` its rights.
 pub(super) const BINDING: &str = "clusterrolebinding/kubeadm:cluster-admins";
 
+/// The configuration itself.
+pub(super) const CONFIGURATION: &str = "configuration";
+
+/// The Node of this host.
+pub(super) const NODE: &str = "node";
+
 /// Why what an authority has signed is made anew on an upgrade.
 pub(super) const RENEWED: &str = "renewed with the upgrade";
 
@@ -49,11 +55,13 @@ impl Change {
             }
             Step::StartAgent => ("agent".to_owned(), Some("it does not run".to_owned())),
             Step::BindClusterAdmins => (BINDING.to_owned(), None),
+            Step::MarkControlPlane { .. } => (NODE.to_owned(), None),
             Step::StopPods
             | Step::Exchange { .. }
             | Step::FinishEtcdSwap { .. }
             | Step::SwapEtcd { .. }
             | Step::Wait
+            | Step::RemoveNode
             | Step::Commit => return None,
         };
         Some(Self {

@@ -2,16 +2,16 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Taint};
 
 use super::{
-    AddressChange, Back, Cause, Change, Class, Credential, Desired, EtcdData, Found, FoundManifest, Generation,
-    ImageChange, Item, Observed, OpenSwap, Plan, Refusal, Step, VersionChange, manifest_phase,
+    AddressChange, Back, Cause, Change, Class, Credential, Desired, EtcdData, Found, Generation, ImageChange, Item,
+    Observed, OpenSwap, Plan, Refusal, Step, VersionChange, manifest_phase,
 };
 use super::{change, etcd};
 use crate::agent::pod::{SURGE, UPDATE};
+use crate::cluster::node::{NodeState, text_of};
 use crate::etcd::{Course, Prospect};
 use crate::manifests::Manifest;
 use crate::release::{self, Component};
@@ -97,6 +97,9 @@ fn make(desired: &Desired<'_>, observed: &Observed, found: Differences) -> Plan 
         steps.push(Step::Wait);
     }
     steps.push(Step::BindClusterAdmins);
+    if desired.cluster.registration.is_some() {
+        steps.push(Step::MarkControlPlane { lifted: Vec::new() });
+    }
     steps.push(Step::Commit);
     let changes = steps.iter().filter_map(Change::of_new).collect();
     Plan { changes, steps, ..Plan::default() }
@@ -147,6 +150,10 @@ fn mend(desired: &Desired<'_>, observed: &Observed, generation: &Generation, fou
         changes.push(drift(change::BINDING.to_owned(), Class::Live, reason, Step::BindClusterAdmins.phase()));
         steps.push(Step::BindClusterAdmins);
     }
+    if let Some((cause, reason, step)) = node(desired, observed) {
+        changes.push(Change { cause, ..drift(change::NODE.to_owned(), Class::Live, reason.to_owned(), step.phase()) });
+        steps.push(step);
+    }
     if record || !steps.is_empty() || !observed.unhealthy.is_empty() {
         steps.push(Step::Wait);
     }
@@ -155,6 +162,26 @@ fn mend(desired: &Desired<'_>, observed: &Observed, generation: &Generation, fou
         steps.push(Step::Commit);
     }
     Plan { changes, steps, ..Plan::default() }
+}
+
+/// What is to be done about the Node of this host.
+fn node(desired: &Desired<'_>, observed: &Observed) -> Option<(Cause, &'static str, Step)> {
+    let before = desired.before.as_ref().and_then(|before| before.cluster.registration.as_ref());
+    let Some(wanted) = &desired.cluster.registration else {
+        let cause = if before.is_some() { Cause::Configuration } else { Cause::Drift };
+        let leaves = before.is_some() || observed.node_kubeconfig.is_some();
+        return leaves.then_some((cause, "it is no longer registered", Step::RemoveNode));
+    };
+    let is_wanted = |taint: &&Taint| wanted.taints.contains(taint);
+    let lifted: Vec<_> = before.iter().flat_map(|one| &one.taints).filter(|one| !is_wanted(one)).map(text_of).collect();
+    let (cause, reason) = match observed.node {
+        _ if before.is_none() => (Cause::Configuration, "it is to be registered"),
+        _ if before != Some(wanted) => (Cause::Configuration, "other taints are asked for"),
+        Some(NodeState::Absent) => (Cause::Drift, "it is not registered"),
+        Some(NodeState::Unmarked) => (Cause::Drift, "labels or taints of a control plane are missing"),
+        Some(NodeState::Marked) | None => return None,
+    };
+    Some((cause, reason, Step::MarkControlPlane { lifted }))
 }
 
 /// The configuration itself, where it is another one.
@@ -168,7 +195,7 @@ fn configuration(desired: &Desired<'_>, generation: &Generation) -> Option<Chang
         return None;
     };
     Some(Change {
-        what: "configuration".to_owned(),
+        what: change::CONFIGURATION.to_owned(),
         class: Class::None,
         cause: Cause::Configuration,
         reason: reason.to_owned(),
@@ -244,106 +271,132 @@ fn credentials(desired: &Desired<'_>, observed: &Observed, found: &mut Differenc
 
 fn manifests(desired: &Desired<'_>, observed: &Observed, found: &mut Differences) {
     for manifest in desired.manifests {
-        let component = manifest.component;
-        let mut on_disk = observed.manifests.get(&component);
-        let undone;
-        if let Some(open) = observed.etcd_swap.as_ref().filter(|_| component == Component::Etcd) {
-            let forward = open.course == Course::Forward && open.new == manifest.yaml;
-            found.changes.push(interrupted_swap(open, forward, manifest));
-            found.manifests.push(Step::FinishEtcdSwap { forward });
-            if forward || open.old == manifest.yaml {
-                continue;
-            }
-            undone = FoundManifest { path: PathBuf::new(), content: open.old.clone(), ours: true };
-            on_disk = Some(&undone);
-        }
-        if let Some(file) = on_disk
-            && !file.ours
-            && file.content != manifest.yaml
-        {
-            found.refusals.push(Refusal::ForeignManifest { path: file.path.clone() });
+        let Some(from) = gives_way(manifest, observed, found) else { continue };
+        if from.same && !from.asked {
             continue;
         }
-        let same = on_disk.is_some_and(|file| file.content == manifest.yaml);
-        let Some(generation) = observed.standing.committed() else {
-            if !same {
-                found.manifests.push(Step::WriteManifest { component, replaces: on_disk.is_some() });
-            }
-            continue;
-        };
-        let last = generation.manifests.get(&component);
-        // One that is missing gives way like the last one, with all that this takes, where another one is wanted.
-        let missing = on_disk.is_none();
-        let stored;
-        if let Some(last) = last.filter(|last| missing && **last != manifest.yaml) {
-            stored = FoundManifest { path: PathBuf::new(), content: last.clone(), ours: true };
-            on_disk = Some(&stored);
-        }
-        let Some(file) = on_disk else {
-            found.changes.push(Change {
-                what: component.name().to_owned(),
-                class: change::exchange(component, "", ""),
-                cause: Cause::Drift,
-                reason: "its manifest is missing".to_owned(),
-                image: None,
-                diff: None,
-                phase: manifest_phase(component),
-            });
-            found.manifests.push(Step::WriteManifest { component, replaces: false });
-            continue;
-        };
-        let asked = last.is_some_and(|last| *last != manifest.yaml);
-        if same && !asked {
-            continue;
-        }
-        // An exchange that was interrupted has the new file in place, and nobody has seen it healthy.
-        let old = last.filter(|_| same).unwrap_or(&file.content);
-        let rendered_anew = || {
-            let before = desired.before.iter().flat_map(|before| before.manifests);
-            before.filter(|before| before.component == component).any(|before| before.yaml == manifest.yaml)
-        };
-        let cause = match asked {
-            false => Cause::Drift,
-            true if rendered_anew() => Cause::Plinth,
-            true => Cause::Configuration,
-        };
-        // What cannot be read nobody runs.
-        let readable = |text: &&String| yaml::manifest::<Pod>(text.as_bytes()).is_ok();
-        let ran = Some(old).filter(readable).or(last).unwrap_or(old);
-        found.changes.push(exchange(manifest, old, cause));
-        // A component may well be healthy beside a manifest that cannot be read: it runs with the one before.
-        let healthy = !observed.unhealthy.contains_key(&component) || observed.etcd_swap.is_some();
-        let good = healthy && readable(&old);
-        let back = match (same, good, asked) {
-            (false, true, _) if !missing => Back::OnDisk,
-            (_, _, true) => Back::LastGeneration,
-            _ => Back::Nothing,
-        };
-        let tag = |text: &str| etcd::image_of(text).map(|image| etcd::tag(&image).to_owned());
-        let swaps = component == Component::Etcd && tag(ran) != tag(&manifest.yaml);
-        if swaps && !same {
-            found.refusals.extend(against_swap(ran, manifest, observed.etcd_copy.as_ref()));
-        }
-        found.manifests.push(if swaps { Step::SwapEtcd { back } } else { Step::Exchange { component, back } });
+        replace(manifest, &from, desired, observed, found);
     }
-    // On the way back what depends on others goes first, so that nothing is ever older than what uses it. The versions
-    // say which way it is; where they are the same, what is on disk does: an upgrade may have been interrupted.
+    if goes_down(desired, found) {
+        backwards(observed, &mut found.manifests);
+    }
+}
+
+/// What a manifest takes the place of, where a control plane ran before.
+struct From<'a> {
+    /// What is on disk, or what is taken for it: after a swap of etcd that is undone its old manifest, and for one that
+    /// is missing the last one.
+    text: &'a str,
+    /// There is no file.
+    missing: bool,
+    /// It is what is wanted.
+    same: bool,
+    /// The last one that served, unless there was none.
+    last: Option<&'a String>,
+    /// That is not what is wanted.
+    asked: bool,
+}
+
+/// What gives way to `manifest`; `None` where what there is to do needs no more than is decided here.
+fn gives_way<'a>(manifest: &Manifest, observed: &'a Observed, found: &mut Differences) -> Option<From<'a>> {
+    let component = manifest.component;
+    let open = observed.etcd_swap.as_ref().filter(|_| component == Component::Etcd);
+    if let Some(open) = open {
+        let forward = open.course == Course::Forward && open.new == manifest.yaml;
+        found.changes.push(interrupted_swap(open, forward, manifest));
+        found.manifests.push(Step::FinishEtcdSwap { forward });
+        if forward || open.old == manifest.yaml {
+            return None;
+        }
+    }
+    let file = observed.manifests.get(&component).filter(|_| open.is_none());
+    let on_disk = open.map(|open| &open.old).or_else(|| file.map(|file| &file.content));
+    let same = on_disk == Some(&manifest.yaml);
+    if let Some(file) = file.filter(|file| !file.ours && !same) {
+        found.refusals.push(Refusal::ForeignManifest { path: file.path.clone() });
+        return None;
+    }
+    let Some(generation) = observed.standing.committed() else {
+        if !same {
+            found.manifests.push(Step::WriteManifest { component, replaces: on_disk.is_some() });
+        }
+        return None;
+    };
+    let last = generation.manifests.get(&component);
+    let asked = last.is_some_and(|last| *last != manifest.yaml);
+    // One that is missing gives way like the last one, with all that this takes, where another one is wanted.
+    let Some(text) = on_disk.or(last.filter(|_| asked)) else {
+        found.changes.push(Change {
+            what: component.name().to_owned(),
+            class: change::exchange(component, "", ""),
+            cause: Cause::Drift,
+            reason: "its manifest is missing".to_owned(),
+            image: None,
+            diff: None,
+            phase: manifest_phase(component),
+        });
+        found.manifests.push(Step::WriteManifest { component, replaces: false });
+        return None;
+    };
+    Some(From { text, missing: on_disk.is_none(), same, last, asked })
+}
+
+/// `manifest` takes the place of `from`.
+fn replace(manifest: &Manifest, from: &From<'_>, desired: &Desired<'_>, observed: &Observed, found: &mut Differences) {
+    let component = manifest.component;
+    let From { text, missing, same, last, asked } = *from;
+    let last = last.map(String::as_str);
+    // An exchange that was interrupted has the new file in place, and nobody has seen it healthy.
+    let old = last.filter(|_| same).unwrap_or(text);
+    let rendered_anew = || {
+        let before = desired.before.iter().flat_map(|before| before.manifests);
+        before.filter(|before| before.component == component).any(|before| before.yaml == manifest.yaml)
+    };
+    let cause = match asked {
+        false => Cause::Drift,
+        true if rendered_anew() => Cause::Plinth,
+        true => Cause::Configuration,
+    };
+    found.changes.push(exchange(manifest, old, cause));
+    let readable = |text: &str| yaml::manifest::<Pod>(text.as_bytes()).is_ok();
+    // A component may well be healthy beside a manifest that cannot be read: it runs with the one before.
+    let healthy = !observed.unhealthy.contains_key(&component) || observed.etcd_swap.is_some();
+    let back = match (same, healthy && readable(old), asked) {
+        (false, true, _) if !missing => Back::OnDisk,
+        (_, _, true) => Back::LastGeneration,
+        _ => Back::Nothing,
+    };
+    // What cannot be read nobody runs.
+    let ran = Some(old).filter(|old| readable(old)).or(last).unwrap_or(old);
+    let tag = |text: &str| etcd::image_of(text).map(|image| etcd::tag(&image).to_owned());
+    let swaps = component == Component::Etcd && tag(ran) != tag(&manifest.yaml);
+    if swaps && !same {
+        found.refusals.extend(against_swap(ran, manifest, observed.etcd_copy.as_ref()));
+    }
+    found.manifests.push(if swaps { Step::SwapEtcd { back } } else { Step::Exchange { component, back } });
+}
+
+/// Whether the way leads back. The versions say so; where they are the same, what is on disk does: an upgrade may have
+/// been interrupted.
+fn goes_down(desired: &Desired<'_>, found: &Differences) -> bool {
     let from = desired.before.as_ref().map_or(&desired.cluster.version, |before| &before.cluster.version);
-    let back = match desired.cluster.version.cmp(from) {
+    match desired.cluster.version.cmp(from) {
         Ordering::Less => true,
         Ordering::Greater => false,
         Ordering::Equal => found.changes.iter().filter_map(|change| change.image.as_ref()).any(goes_back),
-    };
-    if back {
-        found.manifests.reverse();
-        // Nobody is started before the API server that it relies on is ready, so one that is broken is mended first.
-        let broken = |component| observed.unhealthy.contains_key(&component);
-        found.manifests.sort_by_key(|step| match step {
-            Step::SwapEtcd { .. } | Step::Exchange { component: Component::Etcd, .. } if broken(Component::Etcd) => 0,
-            Step::Exchange { component: api @ Component::KubeApiserver, .. } if broken(*api) => 1,
-            _ => 2,
-        });
     }
+}
+
+/// On the way back what depends on others goes first, so that nothing is ever older than what uses it.
+fn backwards(observed: &Observed, steps: &mut [Step]) {
+    steps.reverse();
+    // Nobody is started before the API server that it relies on is ready, so one that is broken is mended first.
+    let broken = |component| observed.unhealthy.contains_key(&component);
+    steps.sort_by_key(|step| match step {
+        Step::SwapEtcd { .. } | Step::Exchange { component: Component::Etcd, .. } if broken(Component::Etcd) => 0,
+        Step::Exchange { component: api @ Component::KubeApiserver, .. } if broken(*api) => 1,
+        _ => 2,
+    });
 }
 
 /// Whether the tags are versions, and that of the new image is lower.

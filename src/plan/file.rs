@@ -228,6 +228,8 @@ fn facts(observed: &Observed) -> BTreeMap<String, String> {
         has_containers,
         running,
         cluster_admins,
+        node,
+        node_kubeconfig,
         etcd_swap,
         // What is free changes by the second; whether it is enough is in the plan.
         etcd_copy: _,
@@ -255,6 +257,7 @@ fn facts(observed: &Observed) -> BTreeMap<String, String> {
         ("whether a boot starts the agent".to_owned(), agent_starts_at_boot.to_string()),
         ("whether there are containers".to_owned(), has_containers.to_string()),
         ("the rights of admin.conf".to_owned(), format!("{cluster_admins:?}")),
+        ("the Node of this host".to_owned(), format!("{node:?}, kubelet.conf: {}", node_kubeconfig.is_some())),
         (
             "a swap of etcd that has not ended".to_owned(),
             etcd_swap.as_ref().map_or_else(|| "none".to_owned(), |swap| format!("{}, {:?}", swap.id, swap.course)),

@@ -133,7 +133,9 @@ mod tests {
 
     #[test]
     fn every_credential_has_a_phase_of_its_own_and_comes_after_its_authority() {
-        let inventory = Inventory::of(&Cluster::example(), &Layout::default());
+        let registered = Some(crate::config::Registration { taints: Vec::new() });
+        let cluster = Cluster::example_registered(registered);
+        let inventory = Inventory::of(&cluster, &Layout::default());
         let mut seen: Vec<Item> = Vec::new();
         for Credential { item, authority, .. } in inventory.credentials() {
             assert!(!item.is_empty() && !seen.contains(&item), "{item}");

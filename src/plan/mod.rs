@@ -43,6 +43,7 @@ pub use refusal::Refusal;
 pub use show::text;
 pub use step::{Back, Step, manifest_phase};
 
+use crate::cluster::node::NodeState;
 use crate::config::Cluster;
 use crate::etcd::Prospect;
 use crate::manifests::Manifest;
@@ -118,6 +119,10 @@ pub struct Observed {
     pub running: BTreeSet<Component>,
     /// Whether `admin.conf` and the agent have their rights; `None` where nobody could be asked.
     pub cluster_admins: Option<bool>,
+    /// The Node of this host; `None` where nobody could be asked, and where it is not to be registered.
+    pub node: Option<NodeState>,
+    /// `kubelet.conf`, where it is there and plinth made it.
+    pub node_kubeconfig: Option<PathBuf>,
     /// A swap of etcd that has begun and not ended.
     pub etcd_swap: Option<OpenSwap>,
     /// What a copy of etcd's data would need, or why there can be none; `None` where nobody has looked.
@@ -240,6 +245,9 @@ impl Plan {
         }
         self.steps.retain(|step| !skip.covers(step.phase()));
         self.changes.retain(|change| !skip.covers(change.phase));
+        if !self.steps.contains(&Step::Commit) {
+            self.changes.retain(|change| change.what != change::CONFIGURATION);
+        }
         self
     }
 }

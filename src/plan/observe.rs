@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::inventory::{Entry, Inventory, Kind};
 use super::{EtcdData, Found, FoundManifest, Item, Observed, OpenSwap, Standing, generation};
+use crate::cluster::node::NodeState;
 use crate::config::{Cluster, KeyAlgorithm};
 use crate::error::Hint;
 use crate::fsx::{self, FsError};
@@ -34,6 +35,8 @@ pub struct Live {
     pub unhealthy: BTreeMap<Component, String>,
     /// Whether `admin.conf` has its rights; `None` where nobody could be asked.
     pub cluster_admins: Option<bool>,
+    /// The Node of this host; `None` where nobody could be asked, and where it is not to be registered.
+    pub node: Option<NodeState>,
 }
 
 /// Reads what is on the host. Nothing is written; what cannot be read is an error, what is wrong is a [`Found::Bad`].
@@ -59,9 +62,15 @@ pub fn observe(
         has_containers: live.has_containers,
         running: live.running,
         cluster_admins: live.cluster_admins,
+        node: live.node,
+        node_kubeconfig: Some(layout.kubernetes().join(kubeconfig::KUBELET_FILE)).filter(|path| is_ours(path, ledger)),
         etcd_swap: OpenSwap::read(layout, ledger)?,
         etcd_copy: None,
     })
+}
+
+fn is_ours(path: &Path, ledger: &Ledger) -> bool {
+    ledger.has_file(path) && path.exists()
 }
 
 /// How far earlier runs came, with what the one that succeeded last has left.

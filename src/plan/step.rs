@@ -60,6 +60,13 @@ pub enum Step {
     Wait,
     /// Give `admin.conf` and the agent their rights.
     BindClusterAdmins,
+    /// Wait until the agent has registered the node, and give it the labels and taints of a control plane.
+    MarkControlPlane {
+        /// Taints that it loses, as `key=value:effect`.
+        lifted: Vec<String>,
+    },
+    /// Remove the Node, its mirror pods and `kubelet.conf`: the node is no longer registered.
+    RemoveNode,
     /// Record that the control plane is as configured.
     Commit,
 }
@@ -86,7 +93,13 @@ impl Step {
             Self::FinishEtcdSwap { .. } | Self::SwapEtcd { .. } => manifest_phase(Component::Etcd),
             Self::Wait | Self::Commit => "wait-control-plane",
             Self::BindClusterAdmins => "cluster-admins",
+            Self::MarkControlPlane { .. } | Self::RemoveNode => "mark-control-plane",
         }
+    }
+
+    /// Whether it comes when everything that was exchanged serves.
+    pub fn is_behind_the_wait(&self) -> bool {
+        self.rank() > Self::Wait.rank()
     }
 
     /// Position in execution. etcd is started while the rest is still being made, which is worth a few tenths of a
@@ -102,7 +115,8 @@ impl Step {
             Self::Exchange { .. } | Self::SwapEtcd { .. } => 6,
             Self::Wait => 7,
             Self::BindClusterAdmins => 8,
-            Self::Commit => 9,
+            Self::MarkControlPlane { .. } | Self::RemoveNode => 9,
+            Self::Commit => 10,
         }
     }
 }
@@ -135,6 +149,8 @@ impl fmt::Display for Step {
             ),
             Self::Wait => f.write_str("wait until every component is healthy"),
             Self::BindClusterAdmins => f.write_str("give admin.conf and the agent their rights"),
+            Self::MarkControlPlane { .. } => f.write_str("give the node the labels and taints of a control plane"),
+            Self::RemoveNode => f.write_str("remove the Node, its mirror pods and kubelet.conf"),
             Self::Commit => f.write_str("record the configuration as reached"),
         }
     }

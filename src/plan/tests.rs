@@ -1,4 +1,7 @@
+use k8s_openapi::api::core::v1::Taint;
+
 use super::*;
+use crate::config::Registration;
 use crate::error::Hint as _;
 use crate::etcd::{Course, Prospect};
 use crate::yaml;
@@ -36,6 +39,7 @@ fn plan(observed: &Observed) -> Result<Vec<Step>, Vec<Refusal>> {
 
 /// What is asked for over a control plane that runs with [`Cluster::example`].
 struct Asked {
+    running: Cluster,
     cluster: Cluster,
     config: &'static str,
     manifests: Vec<Manifest>,
@@ -48,6 +52,7 @@ struct Asked {
 impl Default for Asked {
     fn default() -> Self {
         Self {
+            running: Cluster::example(),
             cluster: Cluster::example(),
             config: "config\n",
             manifests: desired(),
@@ -66,7 +71,6 @@ impl Asked {
     }
 
     fn plan(&self, observed: &Observed) -> Result<Plan, Vec<Refusal>> {
-        let running = Cluster::example();
         let desired = Desired {
             cluster: &self.cluster,
             config: self.config,
@@ -79,7 +83,7 @@ impl Asked {
             ],
             etcd_data: "/var/lib/etcd".into(),
             before: observed.standing.committed().map(|_| Before {
-                cluster: &running,
+                cluster: &self.running,
                 manifests: &self.before,
                 respecified: self.respecified.clone(),
             }),
@@ -102,6 +106,8 @@ pub(super) fn empty() -> Observed {
         has_containers: false,
         running: BTreeSet::new(),
         cluster_admins: None,
+        node: None,
+        node_kubeconfig: None,
         etcd_swap: None,
         etcd_copy: None,
     }
@@ -126,6 +132,8 @@ pub(super) fn whole(standing: Standing) -> Observed {
         has_containers: true,
         running: BTreeSet::from([Component::Etcd, Component::KubeApiserver]),
         cluster_admins: Some(true),
+        node: None,
+        node_kubeconfig: None,
         etcd_swap: None,
         etcd_copy: None,
     }
@@ -259,6 +267,52 @@ fn each_kind_of_drift_is_shown_and_repaired_by_itself() {
         assert_eq!((plan.summary(), plan.steps), (vec![summary.to_owned()], steps));
         assert!(plan.changes.iter().all(|change| change.cause == Cause::Drift), "{:?}", plan.changes);
     }
+}
+
+#[test]
+fn the_node_is_registered_marked_and_removed() {
+    let role = Taint { key: "role".into(), effect: "NoSchedule".into(), ..Taint::default() };
+    let one = std::slice::from_ref(&role);
+    let with = |taints: &[Taint]| Some(Registration { taints: taints.to_vec() });
+    let mark = |lifted: &[&str]| {
+        let lifted = lifted.iter().map(|taint| (*taint).to_owned()).collect();
+        (Some("node"), Some(Step::MarkControlPlane { lifted }))
+    };
+    let (nothing, remove) = ((None, None), (Some("node"), Some(Step::RemoveNode)));
+    let (asked, drift) = (Cause::Configuration, Cause::Drift);
+    for (before, wanted, state, kubeconfig, (what, step), cause) in [
+        (None, None, None, false, nothing.clone(), None),
+        (None, None, None, true, remove.clone(), Some(drift)),
+        (with(&[]), None, None, true, remove, Some(asked)),
+        (None, with(&[]), Some(NodeState::Absent), false, mark(&[]), Some(asked)),
+        (with(one), with(&[]), Some(NodeState::Marked), true, mark(&["role:NoSchedule"]), Some(asked)),
+        (with(one), with(one), Some(NodeState::Absent), true, mark(&[]), Some(drift)),
+        (with(one), with(one), Some(NodeState::Unmarked), true, mark(&[]), Some(drift)),
+        (with(one), with(one), Some(NodeState::Marked), true, nothing.clone(), None),
+        (with(one), with(one), None, true, nothing, None),
+    ] {
+        let asked = Asked {
+            running: Cluster::example_registered(before),
+            cluster: Cluster::example_registered(wanted),
+            ..Asked::default()
+        };
+        let plan = asked
+            .plan(&Observed { node: state, node_kubeconfig: kubeconfig.then(|| "/k".into()), ..whole(committed()) })
+            .unwrap();
+        let steps: Vec<_> = step.clone().into_iter().chain(step.map(|_| Step::Wait)).collect();
+        let found = plan.changes.first().map(|change| (change.what.as_str(), change.cause));
+        assert_eq!(found, what.zip(cause), "{steps:?}");
+        assert!(
+            steps.iter().all(|step| plan.steps.contains(step)) && plan.steps.len() == steps.len(),
+            "{:?}",
+            plan.steps
+        );
+    }
+    let first = Asked { cluster: Cluster::example_registered(with(&[])), ..Asked::default() };
+    assert_eq!(
+        first.plan(&empty()).unwrap().steps[8..],
+        [Step::BindClusterAdmins, Step::MarkControlPlane { lifted: Vec::new() }, Step::Commit,]
+    );
 }
 
 #[test]
@@ -660,8 +714,10 @@ fn another_version_comes_after_another_address() {
 fn what_was_not_exchanged_is_not_recorded() {
     for (skipped, recorded) in [("etcd", false), ("control-plane/scheduler", false), ("cluster-admins", true)] {
         let skip = Skip::parse(&[skipped.to_owned()]).unwrap();
-        let steps = change(OLD, NEW, |_| {}).unwrap().without(&skip).steps;
+        let Plan { steps, changes, .. } = change(OLD, NEW, |_| {}).unwrap().without(&skip);
         assert_eq!(steps.contains(&Step::Commit), recorded, "{skipped}: {steps:?}");
+        let listed = changes.iter().any(|change| change.what == super::change::CONFIGURATION);
+        assert_eq!(listed, recorded, "{skipped}: {changes:?}");
     }
 }
 

@@ -109,7 +109,6 @@ pub(crate) fn an_upgrade_too() {
 
 /// Every other instant of an upgrade, etcd included, and of the way back.
 fn up_and_down(which: usize) {
-    const INSTANTS: usize = 8;
     const UP: &str = "init --kubernetes-version v1.37.1";
     const DOWN: &str = "rollback 1";
     let empty = Tree::of_host();

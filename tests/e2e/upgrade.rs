@@ -86,6 +86,20 @@ pub(crate) fn to_the_next_version_and_back_and_forth() {
     serves(OLD, NEW_ETCD);
     assert_eq!(all_running(SOON)["etcd"], kept_etcd);
     kept(&["old-1", "new-1", "old-2"]);
+
+    // One that was stopped cannot make its data readable for an older one, so it is started again.
+    std::fs::remove_file(ETCD).unwrap();
+    etcd_ends();
+    timed("rollback of an etcd without a manifest", &plinth("rollback 1").ok());
+    serves(OLD, OLD_ETCD);
+    kept(&["old-1", "new-1", "old-2"]);
+}
+
+fn etcd_ends() {
+    eventually(LONG, || {
+        let runs = control_plane_processes().into_iter().find(|line| line.starts_with("etcd "));
+        check(runs.is_none(), || "etcd still runs".to_owned())
+    });
 }
 
 /// Starts the upgrade, and ends it with `signal` once nobody starts an etcd any more.
@@ -98,10 +112,7 @@ fn end_with_etcd_away(signal: Signal) -> Ended {
     kill(Pid::from_raw(upgrade.child.id().cast_signed()), signal).unwrap();
     let ended = upgrade.end(SOON);
     assert!(!Path::new(ETCD).exists(), "it has come too far");
-    eventually(LONG, || {
-        let runs = control_plane_processes().into_iter().find(|line| line.starts_with("etcd "));
-        check(runs.is_none(), || "etcd still runs".to_owned())
-    });
+    etcd_ends();
     ended
 }
 

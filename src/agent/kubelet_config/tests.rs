@@ -76,6 +76,27 @@ fn what_kubeadm_writes_is_accepted_with_one_note() {
 }
 
 #[test]
+fn what_port_10250_is_served_with_is_read() {
+    let config = read(
+        "address: '::'\nport: 10260\nenableServer: true\nauthentication: {x509: {clientCAFile: pki/ca.crt}}\n\
+         tlsCertFile: /k.crt\ntlsPrivateKeyFile: k.key\n",
+    )
+    .unwrap();
+    let file = |path: &str| Some(Path::new("/etc/k").join(path));
+    let expected = ServerConfig {
+        enabled: Some(true),
+        address: "::".parse().ok(),
+        port: Some(10260),
+        client_ca_file: file("pki/ca.crt"),
+        tls_cert_file: file("/k.crt"),
+        tls_private_key_file: file("k.key"),
+    };
+    assert_eq!((config.server, config.ignored), (expected, vec![]));
+    let config = read("address: ''\nport: 0\nauthentication: {anonymous: {enabled: true}}\n").unwrap();
+    assert_eq!((config.server, config.ignored), (ServerConfig::default(), vec!["authentication".to_owned()]));
+}
+
+#[test]
 fn fields_that_a_kubelet_does_not_know_are_errors_with_their_place() {
     let errors = read(
         "staticPodUrl: http://h\nauthentication:\n  webhook:\n    enabeld: true\nmemorySwap: {a: 1}\n\
@@ -112,6 +133,11 @@ fn values_of_the_wrong_kind_are_errors_with_their_place() {
         ("staticPodURLHeader: {A: secret}", "staticPodURLHeader: expected a list of texts"),
         ("staticPodURLHeader: [secret]", "staticPodURLHeader: expected a list of texts"),
         ("staticPodURLHeader: {A: [5]}", "staticPodURLHeader: expected a list of texts"),
+        ("address: localhost", "address: `localhost` is no address"),
+        ("port: 65536", "port: `65536` is no port"),
+        ("port: '10250'", "port: `10250` is no port"),
+        ("enableServer: 1", "enableServer: `1` is neither true nor false"),
+        ("authentication: {x509: {clientCAFile: 1}}", "authentication.x509.clientCAFile: `1` is no text"),
         ("staticPodPath: a\nstaticPodPath: b", "duplicate"),
     ] {
         let error = read(fields).unwrap_err().to_string();

@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::{PodKey, SURGE, UPDATE};
 use crate::agent::translate::APPARMOR_ANNOTATION;
 use crate::agent::{projection, quantity};
+use crate::names::{is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name};
 
 /// Names of Linux capabilities, hosts and volumes are checked by the runtime; here is what it would not notice.
 pub(super) fn check(
@@ -22,19 +23,23 @@ pub(super) fn check(
     warnings: &mut Vec<String>,
 ) -> Result<(), Vec<String>> {
     let mut found = Found::default();
-    found.require(is_subdomain(&key.name), || format!("metadata.name: `{}` is not a DNS subdomain", key.name));
-    found.require(is_label(&key.namespace), || format!("metadata.namespace: `{}` is not a DNS label", key.namespace));
+    found.require(is_dns_subdomain(&key.name), || format!("metadata.name: `{}` is not a DNS subdomain", key.name));
+    found.require(is_dns_label(&key.namespace), || {
+        format!("metadata.namespace: `{}` is not a DNS label", key.namespace)
+    });
     if let Some(uid) = metadata.uid.as_deref().filter(|uid| !uid.is_empty()) {
         let plain = uid.len() <= 63 && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         found.require(plain, || format!("metadata.uid: `{uid}` is not made of letters, digits and dashes"));
     }
     for (name, value) in metadata.labels.iter().flatten() {
-        let good = is_qualified(name) && (value.is_empty() || is_name(value));
+        let good = is_qualified_name(name) && (value.is_empty() || is_label_value(value));
         found.require(good, || format!("metadata.labels: `{name}: {value}` is not a label"));
     }
     for (name, value) in metadata.annotations.iter().flatten() {
         // The API takes capital letters here.
-        found.require(is_qualified(&name.to_lowercase()), || format!("metadata.annotations: `{name}` is not a name"));
+        found.require(is_qualified_name(&name.to_lowercase()), || {
+            format!("metadata.annotations: `{name}` is not a name")
+        });
         if name.starts_with(APPARMOR_ANNOTATION) {
             let known = matches!(value.as_str(), "" | "runtime/default" | "unconfined")
                 || value.strip_prefix("localhost/").is_some_and(|profile| !profile.is_empty());
@@ -49,7 +54,7 @@ pub(super) fn check(
     let mut names = BTreeSet::new();
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
         let at = format!("spec.volumes[{index}] ({})", volume.name);
-        found.require(is_label(&volume.name), || format!("{at}: the name is not a DNS label"));
+        found.require(is_dns_label(&volume.name), || format!("{at}: the name is not a DNS label"));
         found.require(names.insert(&volume.name), || format!("{at}: the name is used twice"));
         check_volume(&at, volume, spec, &mut found);
     }
@@ -58,7 +63,7 @@ pub(super) fn check(
     let init = spec.init_containers.iter().flatten().map(|container| (container, true));
     for (container, init) in init.chain(spec.containers.iter().map(|container| (container, false))) {
         let at = format!("{} `{}`", if init { "init container" } else { "container" }, container.name);
-        found.require(is_label(&container.name), || format!("{at}: the name is not a DNS label"));
+        found.require(is_dns_label(&container.name), || format!("{at}: the name is not a DNS label"));
         found.require(names.insert(&container.name), || format!("{at}: the name is used twice"));
         check_container(&at, container, init, spec, &mut found);
     }
@@ -177,14 +182,14 @@ fn check_update(update: &str, spec: &PodSpec, found: &mut Found) {
 fn check_lookup(spec: &PodSpec, found: &mut Found) {
     for (field, name) in [("hostname", &spec.hostname), ("subdomain", &spec.subdomain)] {
         if let Some(name) = name.as_deref().filter(|name| !name.is_empty()) {
-            found.require(is_label(name), || format!("spec.{field}: `{name}` is not a DNS label"));
+            found.require(is_dns_label(name), || format!("spec.{field}: `{name}` is not a DNS label"));
         }
     }
     for alias in spec.host_aliases.iter().flatten() {
         let ip = &alias.ip;
         found.require(is_address(ip), || format!("spec.hostAliases: `{ip}` is not an IP address"));
         for name in alias.hostnames.iter().flatten() {
-            found.require(is_subdomain(name), || format!("spec.hostAliases: `{name}` is not a DNS name"));
+            found.require(is_dns_subdomain(name), || format!("spec.hostAliases: `{name}` is not a DNS name"));
         }
     }
     let config = spec.dns_config.as_ref();
@@ -208,7 +213,7 @@ fn check_lookup(spec: &PodSpec, found: &mut Found) {
     });
     for search in searches {
         let plain = search.trim_end_matches('.');
-        let good = search == "." || is_subdomain(&plain.replace('_', "-"));
+        let good = search == "." || is_dns_subdomain(&plain.replace('_', "-"));
         found.require(good, || format!("spec.dnsConfig: `{search}` is not a search domain"));
     }
     for option in config.iter().flat_map(|config| config.options.iter().flatten()) {
@@ -670,39 +675,7 @@ fn is_address(text: &str) -> bool {
 
 /// IANA service name: letters, digits and single dashes, at most 15, a letter among them.
 fn is_port_name(text: &str) -> bool {
-    is_label(text) && text.len() <= 15 && !text.contains("--") && text.bytes().any(|byte| byte.is_ascii_lowercase())
-}
-
-/// The value of a label, or the part of a name after the slash.
-fn is_name(text: &str) -> bool {
-    let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
-    text.len() <= 63
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
-        && ends(text.bytes().next())
-        && ends(text.bytes().last())
-}
-
-/// `name` or `prefix/name`, as keys of labels are.
-fn is_qualified(text: &str) -> bool {
-    match text.split_once('/') {
-        Some((prefix, name)) => is_subdomain(prefix) && is_name(name),
-        None => is_name(text),
-    }
-}
-
-/// RFC 1123 label, at most 63 bytes.
-fn is_label(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    !text.is_empty() && text.len() <= 63 && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
-}
-
-/// RFC 1123 subdomain, at most 253 bytes.
-fn is_subdomain(text: &str) -> bool {
-    text.len() <= 253
-        && text.split('.').all(|part| {
-            let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-            !part.is_empty() && part.bytes().all(inner) && !part.starts_with('-') && !part.ends_with('-')
-        })
+    is_dns_label(text) && text.len() <= 15 && !text.contains("--") && text.bytes().any(|byte| byte.is_ascii_lowercase())
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@
 //! - [`Steering::join`] succeeds only as the second of a group: it has seen that the first place is not its own and the
 //!   second is, so that the next one to listen gets [`NEW`].
 //! - Should the agent die, its program stays with the group: the old one keeps the first place, and the new one keeps
-//!   getting nothing but what the program sends to its place or, as there is none, what the kernel hashes.
+//!   getting nothing but what the program sends to its place or, as there is none, what the kernel hashes. Where that is
+//!   everybody, as the new one has taken over, the next agent puts it right with [`Steering::resume`].
 //!
 //! # Order of a replacement
 //! [`Steering::join`] → [`Program::proving`] → the new one starts and listens → it is proven from [`PROBE_SOURCE`] →
@@ -101,10 +102,24 @@ impl Steering {
         attach(&listener, &Program::alone()).map_err(|source| SteerError::Attach { address, source })?;
         check_places(&listener, address, target).await?;
         attach(&listener, &Program::alone()).map_err(|source| SteerError::Attach { address, source })?;
+        Ok(Self::of(listener, address, target))
+    }
+
+    /// Joins the two that listen on `address`, bound alike, of which the first one is to go: the other one has taken over
+    /// under an agent that is dead, and gets everybody from now on. What is left to do is to stop the first one and to
+    /// [leave](Self::leave).
+    pub fn resume(address: SocketAddr) -> Result<Self, SteerError> {
+        let target = reached_at(address).ok_or(SteerError::OnlySix(address))?;
+        let listener = listen(address).map_err(|source| SteerError::Listen { address, source })?;
+        attach(&listener, &Program::resuming()).map_err(|source| SteerError::Attach { address, source })?;
+        Ok(Self::of(listener, address, target))
+    }
+
+    fn of(listener: TcpListener, address: SocketAddr, target: SocketAddr) -> Self {
         let listener = Arc::new(listener);
         let taking_over = Arc::new(AtomicBool::new(false));
         let relay = tokio::spawn(relay(Arc::clone(&listener), target, Arc::clone(&taking_over)));
-        Ok(Self { address, listener, relay, taking_over })
+        Self { address, listener, relay, taking_over }
     }
 
     /// Where it listens.

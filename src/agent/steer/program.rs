@@ -16,6 +16,8 @@ pub const RELAY_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 8);
 /// Place of the listener that was there first. A group closes ranks: the last one takes the place of one that leaves,
 /// so that this is the new one when the old one and the agent's socket are gone, and whenever the old one leaves.
 pub const FIRST: u32 = 0;
+/// Place of the new one where the agent's socket has left before the old one.
+const SECOND: u32 = 1;
 /// Place of the one that starts beside an old one and the agent's socket.
 pub const NEW: u32 = 2;
 
@@ -52,6 +54,12 @@ impl Program {
         // The moment the old one leaves the place is empty, and the kernel hashes; what then comes to the agent is
         // passed on to the one that closed ranks.
         Self::everybody_to(NEW).except(RELAY_SOURCE, FIRST)
+    }
+
+    /// When both listen, and the agent joins them as the third. Nothing comes to the agent, not even when the old one
+    /// leaves and its place is the agent's; if one of them has left unseen before, what comes is passed on to the other.
+    pub fn resuming() -> Self {
+        Self::everybody_to(SECOND).except(RELAY_SOURCE, FIRST)
     }
 
     /// When there is one listener again, or only one that counts.
@@ -253,6 +261,8 @@ mod tests {
             (&without_six, "::1", FIRST),
             (&Program::taking_over(), "192.0.2.1", NEW),
             (&Program::taking_over(), "127.0.0.8", FIRST),
+            (&Program::resuming(), "192.0.2.1", SECOND),
+            (&Program::resuming(), "127.0.0.8", FIRST),
             (&Program::alone(), "127.0.0.9", FIRST),
         ];
         for (program, source, expected) in cases {

@@ -143,6 +143,50 @@ async fn the_program_outlives_the_agent() {
     all_say(100, CLIENT, local(address), 'o').await;
 }
 
+/// Two that listen, of which the second one has taken over under an agent that has died since.
+async fn abandoned() -> (Named, Named, SocketAddr) {
+    let (old, address) = Named::start(ANY_FOUR.into(), b'o');
+    let steering = Steering::join(address).await.unwrap();
+    steering.steer(&Program::proving(LOOPBACK)).unwrap();
+    let (new, _) = Named::start(address, b'n');
+    steering.take_over().unwrap();
+    steering.leave().await;
+    (old, new, address)
+}
+
+#[tokio::test]
+async fn a_take_over_is_resumed() {
+    let (old, new, address) = abandoned().await;
+    let target = local(address);
+    let steering = Steering::resume(address).unwrap();
+    all_say(2_000, CLIENT, target, 'n').await;
+    all_say(20, PROBE, target, 'n').await;
+    old.stop().await;
+    all_say(500, CLIENT, target, 'n').await;
+    steering.leave().await;
+    all_say(500, CLIENT, target, 'n').await;
+    // It is the first one of the next replacement.
+    let steering = Steering::join(address).await.unwrap();
+    steering.steer(&Program::proving(LOOPBACK)).unwrap();
+    let (_newer, _) = Named::start(address, b'N');
+    all_say(200, CLIENT, target, 'n').await;
+    all_say(5, PROBE, target, 'N').await;
+    steering.take_over().unwrap();
+    new.stop().await;
+    all_say(200, CLIENT, target, 'N').await;
+}
+
+#[tokio::test]
+async fn one_that_leaves_while_a_take_over_is_resumed() {
+    for old_goes in [true, false] {
+        let (old, new, address) = abandoned().await;
+        let (goes, _stays, name) = if old_goes { (old, new, 'n') } else { (new, old, 'o') };
+        goes.stop().await;
+        let _steering = Steering::resume(address).unwrap();
+        all_say(500, CLIENT, local(address), name).await;
+    }
+}
+
 #[tokio::test]
 async fn who_cannot_be_steered() {
     // An address that no other test connects from, so that its port stays free.

@@ -65,7 +65,7 @@ struct Case {
     stopping: BTreeSet<String>,
     obstacle: Option<&'static str>,
     tried_since: Option<Timestamp>,
-    cold: bool,
+    ends: usize,
     steered: bool,
     answers: bool,
     failed: Option<&'static str>,
@@ -84,7 +84,7 @@ impl Case {
             stopping: BTreeSet::new(),
             obstacle: None,
             tried_since: Some(ago(60)),
-            cold: false,
+            ends: 0,
             steered: true,
             answers: false,
             failed: None,
@@ -104,7 +104,7 @@ impl Case {
             stopping: &self.stopping,
             obstacle: self.obstacle,
             tried_since: self.tried_since,
-            cold: self.cold,
+            ends: self.ends,
             steered: self.steered,
             answers: self.answers,
             failed: self.failed,
@@ -121,8 +121,8 @@ fn unsteered(case: &mut Case) {
     case.steered = false;
 }
 
-fn cold(case: &mut Case) {
-    (case.steered, case.cold) = (false, true);
+fn twice(case: &mut Case) {
+    case.ends = 2;
 }
 
 fn untried(case: &mut Case) {
@@ -141,8 +141,24 @@ fn what_is_to_be_done() {
         ("it has just started", Case::new(running(60), Some(running(0))), until(0)),
         ("it takes its time", Case::new(running(60), Some(running(29))), until(29)),
         ("its time is over", Case::new(running(60), Some(running(30))), reject("not ready within 30 s")),
-        ("it ended", Case::new(running(60), Some(exited(3))), reject("c exited with code 3")),
-        ("it ended well, which is no better", Case::new(running(60), Some(exited(0))), reject("c exited with code 0")),
+        (
+            "it ended, who knows of what",
+            Case::new(running(60), Some(exited(137))).with(|case| case.ends = 1),
+            Course::Try(None),
+        ),
+        ("it ended again", Case::new(running(60), Some(exited(3))).with(twice), reject("c exited with code 3")),
+        (
+            "it ended well, which is no better",
+            Case::new(running(60), Some(exited(0))).with(twice),
+            reject("c exited with code 0"),
+        ),
+        (
+            "it ended, and is not to start again",
+            Case::new(running(60), Some(exited(3))).with(|case| {
+                (case.new.spec.restart_policy, case.ends) = (Some("Never".to_owned()), 1);
+            }),
+            reject("c exited with code 3"),
+        ),
         (
             "it cannot start",
             Case::new(running(60), Some(State::Created { error: Some("no such file".to_owned()) })),
@@ -162,7 +178,7 @@ fn what_is_to_be_done() {
         ),
         (
             "it answered and ended",
-            Case::new(running(60), Some(exited(1))).with(|case| case.answers = true),
+            Case::new(running(60), Some(exited(1))).with(twice).with(|case| case.answers = true),
             reject("c exited with code 1"),
         ),
         (
@@ -181,16 +197,16 @@ fn what_is_to_be_done() {
             Course::Keep("the file's version is still ending from before".to_owned()),
         ),
         ("a cold start", Case::new(exited(137), None).with(unsteered).with(untried), until(0)),
-        ("a cold start goes on", Case::new(exited(137), Some(running(5))).with(cold), until(5)),
+        ("a cold start goes on", Case::new(exited(137), Some(running(5))).with(unsteered), until(5)),
         (
             "a cold start that waits for an image",
-            Case::new(exited(137), None).with(cold).with(|case| case.tried_since = Some(ago(29))),
+            Case::new(exited(137), None).with(unsteered).with(|case| case.tried_since = Some(ago(29))),
             until(29),
         ),
-        ("an image that never comes", Case::new(exited(137), None).with(cold), reject("not ready within 30 s")),
+        ("an image that never comes", Case::new(exited(137), None).with(unsteered), reject("not ready within 30 s")),
         (
             "one that cannot be started again and again",
-            Case::new(exited(137), Some(State::Created { error: None })).with(cold),
+            Case::new(exited(137), Some(State::Created { error: None })).with(unsteered),
             reject("not ready within 30 s"),
         ),
         (
@@ -210,13 +226,13 @@ fn what_is_to_be_done() {
         ),
         (
             "a cold start without luck",
-            Case::new(exited(137), Some(exited(1))).with(cold),
+            Case::new(exited(137), Some(exited(1))).with(unsteered).with(twice),
             reject("c exited with code 1"),
         ),
         ("a reboot in the middle", Case::new(exited(137), Some(exited(137))).with(unsteered).with(untried), until(0)),
         (
             "a reboot in the middle, and the next agent tries",
-            Case::new(exited(137), Some(exited(137))).with(cold).with(|case| case.tried_since = Some(now())),
+            Case::new(exited(137), Some(exited(137))).with(unsteered).with(|case| case.tried_since = Some(now())),
             until(0),
         ),
         ("the old one dies meanwhile", Case::new(exited(137), Some(running(5))), Course::Unsteer),
@@ -224,8 +240,15 @@ fn what_is_to_be_done() {
         ("it dies before the new one starts", Case::new(exited(137), None), Course::Unsteer),
         (
             "both end, who knows of what",
-            Case::new(exited(137), Some(exited(137))).with(unsteered).with(|case| case.tried_since = Some(ago(9))),
+            Case::new(exited(137), Some(exited(137)))
+                .with(unsteered)
+                .with(|case| (case.tried_since, case.ends) = (Some(ago(9)), 1)),
             until(9),
+        ),
+        (
+            "both end, and the new one once more",
+            Case::new(exited(137), Some(exited(1))).with(unsteered).with(twice),
+            reject("c exited with code 1"),
         ),
         (
             "both end, and the new one does not come back",
@@ -287,6 +310,26 @@ fn a_sandbox_is_no_start() {
     sandbox.labels.insert(labels::CONTAINER_NAME.to_owned(), SANDBOX.to_owned());
     case.containers.insert("sandbox".to_owned(), sandbox);
     assert_eq!(case.course(), Course::Try(None));
+}
+
+#[test]
+fn the_second_of_two_takes_over() {
+    let case = |old, new| Case::new(old, new).containers;
+    let [old, new] = ["i:1", "i:2"].map(|image| pod(image, None));
+    for (what, containers, proven, expected) in [
+        ("a take-over", case(running(60), Some(running(1))), &new, true),
+        ("a trial", case(running(60), Some(running(1))), &old, false),
+        ("the old one is gone", case(exited(0), Some(running(1))), &new, false),
+        ("the new one has ended since", case(running(60), Some(exited(1))), &new, false),
+        ("the new one has not started", case(running(60), None), &new, false),
+    ] {
+        assert_eq!(takes_over(&containers, proven), expected, "{what}");
+    }
+    let mut sandbox = container("sandbox", &new, running(1));
+    sandbox.labels.insert(labels::CONTAINER_NAME.to_owned(), SANDBOX.to_owned());
+    let mut containers = case(running(60), None);
+    containers.insert("sandbox".to_owned(), sandbox);
+    assert!(!takes_over(&containers, &new));
 }
 
 #[test]
@@ -365,7 +408,7 @@ struct Host {
     /// What an agent forgets when it ends.
     obstacle: Option<String>,
     tried: Option<(String, Timestamp)>,
-    cold: bool,
+    ends: usize,
     steered: bool,
     /// Hashes of those of which one was killed while it was being tried.
     killed: BTreeSet<String>,
@@ -385,7 +428,7 @@ impl Host {
             steerable: true,
             obstacle: None,
             tried: None,
-            cold: false,
+            ends: 0,
             steered: false,
             killed: BTreeSet::new(),
             next_id: 0,
@@ -417,7 +460,8 @@ impl Host {
             State::Exited(end) => belongs_to(c, pod) && counts(end.finished_at),
             _ => false,
         };
-        let idle = (EXITS..8).any(|number| Self::of(number).hash == pod.hash) && self.containers.values().any(anew);
+        let exits = (EXITS..8).any(|number| Self::of(number).hash == pod.hash);
+        let idle = exits && (since.is_none() || self.ends >= ENDS) && self.containers.values().any(anew);
         if self.containers.values().any(|c| belongs_to(c, pod) && (is_running(c) || idle)) {
             return;
         }
@@ -426,12 +470,17 @@ impl Host {
         let id = format!("{:04}", self.next_id);
         let state = State::Running { pid: 1, started_at: self.now };
         self.containers.insert(id.clone(), container(&id, pod, state));
-        if Self::of(EXITS).hash == pod.hash || Self::of(EXITS + 1).hash == pod.hash {
+        if exits {
             self.end(&id);
         }
     }
 
     fn end(&mut self, id: &str) {
+        if let Some((tried, _)) = &self.tried
+            && self.containers.get(id).is_some_and(|c| is_running(c) && c.labels[labels::SPEC_HASH] == *tried)
+        {
+            self.ends += 1;
+        }
         let State::Exited(mut end) = exited(1) else { unreachable!() };
         end.finished_at = self.now;
         if let Some(container) = self.containers.get_mut(id) {
@@ -450,7 +499,7 @@ impl Host {
             stopping: &BTreeSet::new(),
             obstacle: self.obstacle.as_ref().filter(|hash| **hash == pod.hash).map(|_| "no"),
             tried_since,
-            cold: self.cold,
+            ends: self.ends,
             steered: self.steered,
             answers: tried_since.is_some() && runs && self.file < BAD,
             failed: None,
@@ -484,7 +533,7 @@ impl Host {
             Course::Steer => self.obstacle = Some(pod.hash.clone()),
             Course::Try(_) => {
                 if self.tried.as_ref().is_none_or(|(hash, _)| *hash != pod.hash) {
-                    (self.tried, self.cold) = (Some((pod.hash.clone(), self.now)), !self.steered);
+                    (self.tried, self.ends) = (Some((pod.hash.clone(), self.now)), 0);
                 }
                 self.run(&pod);
             }
@@ -624,7 +673,7 @@ fn what_once_went_wrong_ends_well() {
         // An agent comes back late to a trial that nothing runs beside.
         (vec![Edit(2), Reboot, Acts(1), Time(30), NewAgent], 2),
         (vec![Edit(1), Acts(2), Time(30), Crash(0), NewAgent], 1),
-        // Killed in its trial, which is no better than an end of its own.
+        // Killed in its trial.
         (vec![Reboot, Edit(3), Acts(1), Crash(1)], 3),
     ] {
         ends_well(happenings, last);

@@ -1,32 +1,32 @@
 //! The effects of a replacement new-first: memory on disk, steering, and when the new one is asked.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{Wanted, Worker};
 use crate::agent::blocking::apart;
-use crate::agent::entry::Keeper;
 use crate::agent::message;
-use crate::agent::pod::{PodKey, StaticPod};
-use crate::agent::probe::{PostStart, port};
+use crate::agent::pod::StaticPod;
+use crate::agent::probe::PostStart;
 use crate::agent::status::Update;
 use crate::agent::steer::{Program, Steering};
-use crate::agent::step::{Stop, belongs_to, instances, is_running};
+use crate::agent::step::{belongs_to, instances, is_running};
 use crate::agent::surge::{self, Course, Facts, Memory, Rejection};
 use crate::logline;
-use crate::release::Component;
-use crate::runtime::{Container, Runtime, RuntimeError, State};
+use crate::runtime::{Container, Runtime};
+
+mod aside;
+mod clients;
+
+use self::aside::{Aside, Ended};
+use self::clients::{HANDSHAKES, loopback, port_of};
 
 /// How often it is looked whether the new one listens, and answers.
 const POLL: Duration = Duration::from_millis(50);
-/// How long the old one may take what was under way to it when the new one took over.
-const HANDSHAKES: Duration = Duration::from_millis(500);
 
 /// Where a replacement is.
 #[derive(Default)]
@@ -39,15 +39,12 @@ pub(super) struct Surge {
     obstacle: Option<(String, String)>,
     /// Keeps clients away from the new one.
     steering: Option<Steering>,
+    /// Keeps clients away from the old one, which an agent before this one has not come to stop.
+    resumed: Option<Steering>,
     /// The spec that is being tried.
     tried: Option<Trial>,
-    /// It listens.
-    listens: bool,
-    /// Those of another spec that are being stopped while this one serves.
-    stopping: BTreeSet<String>,
-    endings: JoinSet<Ended>,
-    /// Keeps this host in the Service `kubernetes` while one of two API servers ends.
-    keeper: Option<Keeper>,
+    /// Those of another spec, while this one serves.
+    aside: Aside,
     /// What is said of the file's spec, as long as it does not serve.
     update: Option<Update>,
 }
@@ -57,29 +54,27 @@ struct Trial {
     since: Timestamp,
     /// It fails unless it answers until then.
     until: Option<Timestamp>,
-    /// Nothing proven ran when it began.
-    cold: bool,
+    /// Ids of its containers that have ended.
+    ends: BTreeSet<String>,
+    /// It listens.
+    listens: bool,
 }
-
-/// Containers that were stopped beside everything else, with what came of it.
-type Ended = (Vec<Stop>, Vec<Result<(), RuntimeError>>);
 
 impl Surge {
     /// Whether some containers are none of the step's business.
     pub(super) fn hides(&self) -> bool {
-        self.is_trying() || !self.stopping.is_empty()
+        self.is_trying() || !self.aside.ids.is_empty()
     }
 
     /// Whether the step for `pod` sees `container`: not the others' while `pod` is being tried, nor those that are on
     /// their way out.
     pub(super) fn shows(&self, container: &Container, pod: &StaticPod) -> bool {
-        belongs_to(container, pod) || !(self.is_trying() || self.stopping.contains(&container.id))
+        belongs_to(container, pod) || !(self.is_trying() || self.aside.ids.contains(&container.id))
     }
 
     /// The next that have been stopped beside everything else.
     pub(super) async fn ended(&mut self) -> Option<Ended> {
-        // An ending that panicked has stopped nothing; the next list tells.
-        self.endings.join_next().await?.ok()
+        self.aside.ended().await
     }
 
     /// Whether the wanted spec is being tried, so that the others' containers are none of its business.
@@ -99,7 +94,7 @@ impl Surge {
 
     /// Whether a question would reach the new one. Before it listens, the kernel gives it to somebody else.
     pub(super) fn may_ask(&self) -> bool {
-        self.tried.is_none() || self.steering.is_none() || self.listens
+        self.steering.is_none() || self.tried.as_ref().is_none_or(|trial| trial.listens)
     }
 
     /// The file's spec, where it is not the one that serves.
@@ -116,10 +111,7 @@ impl Surge {
 impl<R: Runtime> Worker<R> {
     /// What is to be run in the place of what the file says.
     pub(super) async fn surged(&mut self, wanted: Wanted) -> Wanted {
-        // What an ending that panicked was about.
-        if self.surge.endings.is_empty() {
-            self.surge.stopping.clear();
-        }
+        self.surge.aside.tidy();
         let Wanted::Run { pod, mut order, eager } = wanted else {
             if wanted == Wanted::Remove {
                 self.forget_surge().await;
@@ -136,76 +128,96 @@ impl<R: Runtime> Worker<R> {
             self.effective = Some(Arc::clone(&pod));
             return Wanted::Run { pod, order, eager };
         }
-        self.recall_surge();
+        self.recall_surge().await;
         loop {
             self.see_who_listens(&pod).await;
+            self.count_ends(&pod);
             let course = self.course(&pod);
             self.surge.update = match course {
                 Course::Run => None,
                 _ => Some(Update { uid: pod.uid.clone(), rejected: self.rejected(&pod) }),
             };
-            if let Course::Try(until) = course {
-                self.try_new(&pod, until);
-                order.problems.push("the file's version is being tried".to_owned());
-                self.effective = Some(Arc::clone(&pod));
-                return Wanted::Run { pod, order, eager: true };
-            }
-            match course {
-                Course::Steer => match self.join(&pod).await {
-                    Ok(steering) => self.surge.steering = Some(steering),
-                    Err(why) => {
-                        tracing::warn!(pod = %self.key, why, "cannot be replaced new-first; the old one goes first");
-                        self.surge.obstacle = Some((pod.hash.clone(), why));
-                    }
-                },
+            let (counts, remark, eager) = match course {
+                Course::Steer => {
+                    self.steer(&pod).await;
+                    continue;
+                }
                 Course::Unsteer => {
                     tracing::warn!(pod = %self.key, "the old one has ended; the new one goes on as at a cold start");
                     self.unsteer(Duration::ZERO).await;
+                    continue;
                 }
-                Course::Prove => self.prove(&pod).await,
+                Course::Prove => {
+                    self.prove(&pod).await;
+                    continue;
+                }
                 Course::Reject(reason) => {
-                    let reason = self.with_last_words(&pod, reason).await;
-                    self.reject(&pod, reason);
+                    self.reject(&pod, reason).await;
+                    continue;
                 }
-                Course::Keep(remark) => {
-                    self.surge.tried = None;
-                    let proven = self.surge.memory.as_ref().map_or(&pod, |memory| &memory.proven);
-                    let proven = Arc::clone(proven);
-                    self.leave(&proven).await;
-                    order.problems.push(remark);
-                    self.effective = Some(Arc::clone(&proven));
-                    return Wanted::Run { pod: proven, order, eager };
+                Course::Try(until) => {
+                    self.try_new(&pod, until);
+                    (pod, Some("the file's version is being tried".to_owned()), true)
                 }
-                Course::Run | Course::Try(_) => {
-                    self.surge.tried = None;
-                    self.leave(&pod).await;
-                    self.note_ready(&pod);
-                    self.forget_rejected(&pod);
-                    let obstacle = self.surge.obstacle.as_ref().filter(|(hash, _)| *hash == pod.hash);
-                    order.problems.extend(obstacle.map(|(_, why)| format!("not replaced new-first: {why}")));
-                    self.effective = Some(Arc::clone(&pod));
-                    let eager = eager || !self.is_proven(&pod);
-                    return Wanted::Run { pod, order, eager };
+                Course::Keep(remark) => (self.keep_proven(&pod).await, Some(remark), eager),
+                Course::Run => {
+                    let remark = self.run_as_it_is(&pod).await;
+                    let unproven = !self.is_proven(&pod);
+                    (pod, remark, eager || unproven)
                 }
-            }
+            };
+            order.problems.extend(remark);
+            self.effective = Some(Arc::clone(&counts));
+            return Wanted::Run { pod: counts, order, eager };
         }
     }
 
-    /// Reads once what an earlier agent has kept.
-    fn recall_surge(&mut self) {
-        if !std::mem::replace(&mut self.surge.recalled, true) {
-            self.surge.memory = surge::recall(&self.shared.proven, &self.key, &self.shared.node.name);
-            self.surge.forgotten = false;
+    /// The proven spec, which is to run in the place of `pod`.
+    async fn keep_proven(&mut self, pod: &Arc<StaticPod>) -> Arc<StaticPod> {
+        self.surge.tried = None;
+        let proven = Arc::clone(self.surge.memory.as_ref().map_or(pod, |memory| &memory.proven));
+        self.leave(&proven).await;
+        proven
+    }
+
+    /// `pod` runs as any other; with a remark where that is for an obstacle.
+    async fn run_as_it_is(&mut self, pod: &Arc<StaticPod>) -> Option<String> {
+        self.surge.tried = None;
+        self.leave(pod).await;
+        self.note_ready(pod);
+        self.forget_rejected(pod);
+        let obstacle = self.surge.obstacle.as_ref().filter(|(hash, _)| *hash == pod.hash);
+        obstacle.map(|(_, why)| format!("not replaced new-first: {why}"))
+    }
+
+    /// Reads once what an earlier agent has kept, and goes on with the take-over in which it has ended.
+    async fn recall_surge(&mut self) {
+        if std::mem::replace(&mut self.surge.recalled, true) {
+            return;
+        }
+        self.surge.memory = surge::recall(&self.shared.proven, &self.key, &self.shared.node.name);
+        self.surge.forgotten = false;
+        let Some(proven) = self.surge.memory.as_ref().map(|memory| Arc::clone(&memory.proven)) else { return };
+        if surge::takes_over(&self.containers, &proven) {
+            self.go_on_taking_over(&proven).await;
         }
     }
 
     /// The pod is not replaced new-first any more: what was proven counts no longer.
     async fn forget_surge(&mut self) {
         self.unsteer(HANDSHAKES).await;
-        let Surge { forgotten, stopping, endings, .. } = std::mem::take(&mut self.surge);
-        self.surge = Surge { forgotten: true, stopping, endings, ..Surge::default() };
+        let Surge { forgotten, mut aside, .. } = std::mem::take(&mut self.surge);
+        aside.keeper = None;
+        self.surge = Surge { forgotten: true, aside, ..Surge::default() };
         if !forgotten && let Err(error) = surge::forget(&self.shared.proven, &self.key) {
             tracing::warn!(pod = %self.key, %error, "cannot forget the proven version");
+        }
+    }
+
+    /// Of those that have ended only the last one stays.
+    fn count_ends(&mut self, pod: &StaticPod) {
+        if let Some(trial) = self.surge.tried.as_mut().filter(|trial| trial.hash == pod.hash) {
+            trial.ends.extend(surge::ends(&self.containers, pod, trial.since).cloned());
         }
     }
 
@@ -224,10 +236,10 @@ impl<R: Runtime> Worker<R> {
             pod,
             containers: &self.containers,
             memory: self.surge.memory.as_ref(),
-            stopping: &self.surge.stopping,
+            stopping: &self.surge.aside.ids,
             obstacle: obstacle.map(|(_, why)| why.as_str()),
             tried_since,
-            cold: tried.is_some_and(|trial| trial.cold),
+            ends: tried.map_or(0, |trial| trial.ends.len()),
             steered: self.surge.steering.is_some(),
             answers: tried_since.is_some() && self.answers(pod),
             failed,
@@ -242,14 +254,14 @@ impl<R: Runtime> Worker<R> {
             let newest = instances(&self.containers, pod, &spec.name).pop().filter(|newest| is_running(newest));
             newest.is_some_and(|newest| self.watches.get(&newest.id).is_some_and(|watching| watching.answered))
         };
-        pod.lasting_containers().all(answered) && (self.surge.steering.is_none() || self.surge.listens)
+        pod.lasting_containers().all(answered) && self.surge.may_ask()
     }
 
     async fn see_who_listens(&mut self, pod: &StaticPod) {
-        if self.surge.is_trying() && self.surge.steering.is_some() {
+        if let Some(trial) = self.surge.tried.as_mut().filter(|_| self.surge.steering.is_some()) {
             let (proc, port) = (self.shared.proc.clone(), port_of(pod));
             let listeners = apart(move || proc.listeners(&[port])).await;
-            self.surge.listens = listeners.is_ok_and(|listeners| surge::listens(&listeners, &self.containers, pod));
+            trial.listens = listeners.is_ok_and(|listeners| surge::listens(&listeners, &self.containers, pod));
         }
     }
 
@@ -262,38 +274,15 @@ impl<R: Runtime> Worker<R> {
                 trial.since = now;
             }
         } else {
-            let cold = self.surge.steering.is_none();
-            tracing::info!(pod = %self.key, cold, "trying the new version");
-            self.surge.tried = Some(Trial { hash: pod.hash.clone(), since: now, until, cold });
-            self.surge.listens = false;
+            tracing::info!(pod = %self.key, steered = self.surge.steering.is_some(), "trying the new version");
+            let hash = pod.hash.clone();
+            self.surge.tried = Some(Trial { hash, since: now, until, ends: BTreeSet::new(), listens: false });
             if let Some(steering) = &self.surge.steering
                 && let Err(error) = steering.steer(&Program::proving(loopback(steering.address().ip())))
             {
                 tracing::warn!(pod = %self.key, %error, "cannot steer");
             }
         }
-    }
-
-    /// Makes the agent a member of those that listen on the pod's port, or says why that cannot be.
-    async fn join(&self, pod: &StaticPod) -> Result<Steering, String> {
-        // The probes' source is an IPv4 address; to an IPv6 one they would all fail, and the new one be rejected.
-        if asked_over_six(pod, self.shared.node.address) {
-            return Err("its probes go to an IPv6 address".to_owned());
-        }
-        let pids = self.containers.values().filter_map(|container| match container.state {
-            State::Running { pid, .. } => Some(pid),
-            _ => None,
-        });
-        let (proc, pids, port) = (self.shared.proc.clone(), pids.collect::<Vec<_>>(), port_of(pod));
-        let asked = move || {
-            surge::has_room(&proc, &pids)?;
-            proc.listeners(&[port]).map_err(|error| error.to_string())
-        };
-        let listeners = apart(asked).await?;
-        let [listener] = listeners.as_slice() else {
-            return Err(format!("{} sockets listen on port {port}, not one", listeners.len()));
-        };
-        Steering::join(SocketAddr::new(listener.address, port)).await.map_err(|error| with_cause(&error))
     }
 
     /// The new one takes over: clients first, then, in the next decision, the old one stops.
@@ -350,7 +339,8 @@ impl<R: Runtime> Worker<R> {
         if line.is_empty() { reason } else { format!("{reason}: {line}") }
     }
 
-    fn reject(&mut self, pod: &StaticPod, reason: String) {
+    async fn reject(&mut self, pod: &StaticPod, reason: String) {
+        let reason = self.with_last_words(pod, reason).await;
         tracing::warn!(pod = %self.key, hash = pod.hash, reason, "the new version is rejected");
         if let Some(memory) = &mut self.surge.memory {
             memory.rejected = Some(Rejection { hash: pod.hash.clone(), reason });
@@ -374,102 +364,9 @@ impl<R: Runtime> Worker<R> {
         }
     }
 
-    /// Whether what is to be stopped can take its time: the containers of a pod that is replaced new-first run already.
-    pub(super) fn serves_meanwhile(&self, stops: &[Stop], wanted: &Wanted) -> bool {
-        let Wanted::Run { pod, .. } = wanted else { return false };
-        // Its own, that are to be restarted.
-        if stops.iter().any(|stop| self.containers.get(&stop.id).is_some_and(|stopped| belongs_to(stopped, pod))) {
-            return false;
-        }
-        let runs = |spec: &k8s_openapi::api::core::v1::Container| {
-            instances(&self.containers, pod, &spec.name).pop().is_some_and(is_running)
-        };
-        pod.surges() && self.is_proven(pod) && pod.lasting_containers().all(runs)
-    }
-
-    /// Stops these beside everything else.
-    pub(super) async fn stop_aside(&mut self, stops: &[Stop], wanted: &Wanted) {
-        if self.is_api_server() && self.surge.keeper.is_none() {
-            match Keeper::start(&self.shared.kubeconfig).await {
-                Ok(keeper) => self.surge.keeper = Some(keeper),
-                Err(error) => {
-                    let why = with_cause(&error);
-                    tracing::warn!(pod = %self.key, why, "the Service `kubernetes` may be without this host for 10 s");
-                }
-            }
-        }
-        let ending = self.ending(stops, wanted);
-        self.surge.stopping.extend(stops.iter().map(|stop| stop.id.clone()));
-        let stops = stops.to_vec();
-        self.surge.endings.spawn(async move {
-            let results = ending.await;
-            (stops, results)
-        });
-    }
-
-    pub(super) async fn take_aside(&mut self, (stops, results): Ended) {
-        for stop in &stops {
-            self.surge.stopping.remove(&stop.id);
-        }
-        let succeeded = self.take_ends(&stops, results).await;
-        self.shared.board.metrics.acted("stop", succeeded);
-    }
-
-    fn is_api_server(&self) -> bool {
-        let name = format!("{}-{}", Component::KubeApiserver.name(), self.shared.node.name);
-        self.key == PodKey { namespace: "kube-system".to_owned(), name }
-    }
-
-    /// Gives up the agent's socket when only `pod` is left.
-    async fn leave(&mut self, pod: &StaticPod) {
-        let others = self.containers.values().any(|container| is_running(container) && !belongs_to(container, pod));
-        if !others {
-            self.surge.keeper = None;
-            self.unsteer(HANDSHAKES).await;
-        }
-    }
-
-    /// Gives up the agent's socket, after some time for what has reached it.
-    async fn unsteer(&mut self, patience: Duration) {
-        if let Some(steering) = self.surge.steering.take() {
-            if let Err(error) = steering.steer(&Program::alone()) {
-                tracing::warn!(pod = %self.key, %error, "cannot steer");
-            }
-            sleep(patience).await;
-            steering.leave().await;
-        }
-    }
-
     /// Whether a container of the proven spec runs.
     pub(super) fn has_proven(&self) -> bool {
         let proven = self.surge.memory.as_ref().map(|memory| &memory.proven);
         proven.is_some_and(|proven| self.containers.values().any(|c| is_running(c) && belongs_to(c, proven)))
     }
-}
-
-fn with_cause(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
-}
-
-/// Whether a probe goes to an IPv6 address; those that name none go to `address`.
-fn asked_over_six(pod: &StaticPod, address: IpAddr) -> bool {
-    let address = address.to_string();
-    let probes = pod.containers().iter().flat_map(|c| [&c.startup_probe, &c.readiness_probe, &c.liveness_probe]);
-    let mut gets = probes.flatten().filter_map(|probe| probe.http_get.as_ref());
-    gets.any(|get| get.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(&address).contains(':'))
-}
-
-/// The port that the pod answers on: that of its readiness probe.
-fn port_of(pod: &StaticPod) -> u16 {
-    let asked = pod.containers().iter().find_map(|container| {
-        let get = container.readiness_probe.as_ref()?.http_get.as_ref()?;
-        Some(port(&get.port, container))
-    });
-    asked.unwrap_or(0)
-}
-
-/// From where one that is bound to `address` connects to itself: kube-apiserver takes the address of loopback of its
-/// listener's family (apiserver: `LoopbackHostPort`).
-fn loopback(address: IpAddr) -> IpAddr {
-    if address.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
 }

@@ -18,10 +18,12 @@ pub(super) fn checks(cluster: &Cluster, facts: &Facts) -> Vec<Check> {
 }
 
 fn health(upgrade: Option<&Upgrade>) -> Check {
-    let check = Check::new(
-        "ComponentHealth",
-        "run `plinth init` with the version that runs: it mends what is broken; then change the version",
-    );
+    let hint = if upgrade.is_some_and(|upgrade| upgrade.mends) {
+        "go on: this run is to mend it, and says at its end who is healthy"
+    } else {
+        "run `plinth init` with the version that runs: it mends what is broken; then change the version"
+    };
+    let check = Check::new("ComponentHealth", hint);
     let Some(Upgrade { mends, unhealthy: Ok(unhealthy), .. }) = upgrade else { return check };
     let list: Vec<_> = unhealthy.iter().map(|(component, why)| format!("{component}: {why}")).collect();
     let message = (!list.is_empty()).then(|| format!("not every component is healthy: {}", list.join("; ")));

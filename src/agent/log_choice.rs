@@ -1,8 +1,9 @@
-//! Which container's log is meant, as `kubectl logs` and the kubelet decide it. Pure.
+//! Which container's log is meant, as `kubectl logs` and the kubelet decide it: for `plinth logs`, and for the kubelet's
+//! `/containerLogs`. Pure.
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
-use crate::agent::step::{SANDBOX, attempt_of, name_of, uid_of};
+use super::step::{SANDBOX, attempt_of, name_of, uid_of};
 use crate::error::Hint;
 use crate::runtime::{Container, State};
 
@@ -11,7 +12,7 @@ const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 /// There is no such log. The words are those of kubectl, the API server and the kubelet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ChoiceError {
+pub(crate) enum ChoiceError {
     /// Nothing is known of such a pod.
     #[error("pods \"{name}\" not found")]
     NoSuchPod { name: String, there: Vec<String> },
@@ -44,40 +45,40 @@ impl Hint for ChoiceError {
 
 /// A pod of which there may be logs.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Candidate {
+pub(crate) struct Candidate {
     /// Namespace.
-    pub(super) namespace: String,
+    pub(crate) namespace: String,
     /// Name, with that of the node at its end.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Name without that of the node, as the manifest has it; empty where nobody knows it.
-    pub(super) short_name: String,
+    pub(crate) short_name: String,
     /// Its specification, and its status where an agent told it. Unknown for what is left of a pod whose manifest is
     /// gone.
-    pub(super) pod: Option<Pod>,
+    pub(crate) pod: Option<Pod>,
     /// Its containers in the engine.
-    pub(super) containers: Vec<Container>,
+    pub(crate) containers: Vec<Container>,
 }
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Question<'a> {
+pub(crate) struct Question<'a> {
     /// Of the pod, with or without that of the node at its end.
-    pub(super) pod: &'a str,
+    pub(crate) pod: &'a str,
     /// Any when `None`.
-    pub(super) namespace: Option<&'a str>,
+    pub(crate) namespace: Option<&'a str>,
     /// The default one when `None`.
-    pub(super) container: Option<&'a str>,
+    pub(crate) container: Option<&'a str>,
     /// Of the instance before the present one.
-    pub(super) previous: bool,
+    pub(crate) previous: bool,
 }
 
 /// The log to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Choice {
+pub(crate) struct Choice {
     /// Id of the container.
-    pub(super) id: String,
+    pub(crate) id: String,
     /// What to tell besides.
-    pub(super) note: Option<String>,
+    pub(crate) note: Option<String>,
 }
 
 /// A container of a pod, instances oldest first.
@@ -89,7 +90,7 @@ struct Part<'a> {
 }
 
 /// Decides whose log is shown.
-pub(super) fn choose(candidates: &[Candidate], question: Question<'_>) -> Result<Choice, ChoiceError> {
+pub(crate) fn choose(candidates: &[Candidate], question: Question<'_>) -> Result<Choice, ChoiceError> {
     let candidate = find(candidates, question)?;
     let parts = parts(candidate);
     let mut note = None;
