@@ -177,7 +177,7 @@ pub(super) async fn write_and_wait<R: Runtime>(
     let before = before.map(|before| before.uid.clone());
     let mut lead = Lead::before(component, pod, goal, host).await;
 
-    let begin = Instant::now();
+    let (begin, since) = (Instant::now(), host.clock.now());
     fsx::write_if_changed(&path, text.as_bytes(), MANIFEST_MODE)?;
     let mut hopeless_since: Option<Instant> = None;
     let mut watch = Watch::default();
@@ -185,7 +185,7 @@ pub(super) async fn write_and_wait<R: Runtime>(
     loop {
         let seen = if let Ok(status) = agent.status().await {
             watch.runs();
-            look(&status, component, &file, before.as_deref(), wanted.as_deref())
+            look(&status, component, &file, before.as_deref(), wanted.as_deref(), since)
         } else {
             watch.look(host)?;
             Seen::Waiting { reason: "the agent does not answer".to_owned(), patience: None }
@@ -270,8 +270,15 @@ enum Seen {
 }
 
 /// Looks for the pod that has the uid `wanted`, or, with an agent of another build that counts otherwise, any but that
-/// of the pod from `before`.
-fn look(status: &AgentStatus, component: Component, file: &str, before: Option<&str>, wanted: Option<&str>) -> Seen {
+/// of the pod from `before`. What crashed before `since` may have been mended.
+fn look(
+    status: &AgentStatus,
+    component: Component,
+    file: &str,
+    before: Option<&str>,
+    wanted: Option<&str>,
+    since: Timestamp,
+) -> Seen {
     let waiting = |reason: String, patience| Seen::Waiting { reason, patience };
     if let Some(one) = status.sources.iter().flat_map(|source| &source.rejected).find(|one| one.file == file) {
         return waiting(one.reason.clone(), Some(REJECTED));
@@ -293,7 +300,7 @@ fn look(status: &AgentStatus, component: Component, file: &str, before: Option<&
             let said = container.last_termination.as_ref().map_or("", |termination| termination.message.as_str());
             let reason = [container.reason.as_str(), said].into_iter().filter(|part| !part.is_empty());
             let reason = reason.collect::<Vec<_>>().join(": ");
-            waiting(if reason.is_empty() { container.state.clone() } else { reason }, without_hope(container))
+            waiting(if reason.is_empty() { container.state.clone() } else { reason }, without_hope(container, since))
         }
         None => waiting("its container is being made".to_owned(), None),
     }
@@ -344,7 +351,9 @@ mod tests {
 
     #[test]
     fn only_the_new_instance_counts() {
-        let look = |status: &AgentStatus, before| look(status, Component::KubeScheduler, FILE, before, Some("new"));
+        let look = |status: &AgentStatus, before| {
+            look(status, Component::KubeScheduler, FILE, before, Some("new"), Timestamp::default())
+        };
         let waits = |seen: Seen| match seen {
             Seen::Waiting { reason, patience } => (reason, patience.is_some()),
             Seen::Runs { .. } => panic!("runs"),
@@ -366,7 +375,7 @@ mod tests {
         let rejected = vec![Rejection { file: FILE.into(), reason: "no".into() }];
         let mut status = status("old", "running", "");
         status.sources = vec![SourceStatus { rejected, ..SourceStatus::default() }];
-        let seen = look(&status, Component::KubeScheduler, FILE, Some("old"), None);
+        let seen = look(&status, Component::KubeScheduler, FILE, Some("old"), None, Timestamp::default());
         assert_eq!(seen, Seen::Waiting { reason: "no".to_owned(), patience: Some(REJECTED) });
     }
 
@@ -376,7 +385,7 @@ mod tests {
             let mut status = status(uid, "running", "");
             status.pods[0].update =
                 update.map(|(uid, why)| Update { uid: uid.to_owned(), rejected: why.map(str::to_owned) });
-            look(&status, Component::KubeScheduler, FILE, Some("old"), Some("new"))
+            look(&status, Component::KubeScheduler, FILE, Some("old"), Some("new"), Timestamp::default())
         };
         let waiting = |reason: &str, patience| Seen::Waiting { reason: reason.to_owned(), patience };
         for (name, uid, update, expected) in [

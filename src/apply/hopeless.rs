@@ -6,6 +6,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::autopsy::{Certainty, certainty};
 use crate::agent::client::AgentClient;
 use crate::agent::status::{AgentStatus, ContainerSummary};
@@ -26,26 +28,27 @@ const IMAGE_MISSING: Duration = Duration::from_secs(15);
 const CANNOT_RUN: Duration = Duration::from_secs(10);
 
 /// Returns when the agent of `layout` has been reporting something hopeless for long enough. An agent that does not
-/// answer is no reason: it may be starting.
-pub(super) async fn hopeless(layout: &Layout) {
+/// answer is no reason: it may be starting. Crashes from before `since` are none either: somebody may have mended what
+/// they came of.
+pub(super) async fn hopeless(layout: &Layout, since: Timestamp) {
     let Ok(agent) = AgentClient::new(layout) else { return std::future::pending().await };
-    let mut since: Option<Instant> = None;
+    let mut begin: Option<Instant> = None;
     loop {
         tokio::time::sleep(POLL).await;
         let patience = match agent.status().await {
-            Ok(status) => patience(&status, layout),
+            Ok(status) => patience(&status, layout, since),
             Err(_) => None,
         };
         match patience {
-            Some(patience) if since.get_or_insert_with(Instant::now).elapsed() >= patience => return,
+            Some(patience) if begin.get_or_insert_with(Instant::now).elapsed() >= patience => return,
             Some(_) => {}
-            None => since = None,
+            None => begin = None,
         }
     }
 }
 
 /// How long the present state has to last until there is no hope; `None` while there is some.
-fn patience(status: &AgentStatus, layout: &Layout) -> Option<Duration> {
+fn patience(status: &AgentStatus, layout: &Layout, since: Timestamp) -> Option<Duration> {
     if status.problem.is_some() {
         // The rest of the status is from before.
         return Some(ENGINE_AWAY);
@@ -56,18 +59,19 @@ fn patience(status: &AgentStatus, layout: &Layout) -> Option<Duration> {
         let pod = status.control_plane_pod(component.name())?;
         pod.containers.iter().find(|container| container.name == component.name())
     });
-    rejected.then_some(Duration::ZERO).into_iter().chain(components.filter_map(without_hope)).min()
+    rejected.then_some(Duration::ZERO).into_iter().chain(components.filter_map(|one| without_hope(one, since))).min()
 }
 
-/// How long the present state of `container` has to last until there is no hope; `None` while there is some.
-pub(super) fn without_hope(container: &ContainerSummary) -> Option<Duration> {
+/// How long the present state of `container` has to last until there is no hope; `None` while there is some. Crashes from
+/// before `since` count for nothing.
+pub(super) fn without_hope(container: &ContainerSummary, since: Timestamp) -> Option<Duration> {
     let crashes = container.restart_count + 1;
     match container.reason.as_str() {
         "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" => Some(IMAGE_MISSING),
         "RunContainerError" | "CreateContainerError" | "CreateContainerConfigError" => Some(CANNOT_RUN),
         "CrashLoopBackOff" => {
-            let said = container.last_termination.as_ref()?.message.as_str();
-            let needed = match certainty(said)? {
+            let last = container.last_termination.as_ref().filter(|last| last.finished_at >= since)?;
+            let needed = match certainty(&last.message)? {
                 // The flags are the same each time.
                 Certainty::OfItself => 2,
                 // The second restart comes after ten seconds, in which somebody could have mended it.
@@ -81,6 +85,8 @@ pub(super) fn without_hope(container: &ContainerSummary) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
     use crate::agent::status::{PodSummary, Rejection, SourceStatus, TerminationSummary};
 
@@ -135,7 +141,16 @@ mod tests {
             ("our manifest refused", rejecting("/etc/kubernetes/manifests/etcd.yaml"), now),
             ("another's manifest refused", rejecting("/etc/kubernetes/manifests/mine.yaml"), None),
         ] {
-            assert_eq!(patience(&status, &Layout::default()), expected, "{name}");
+            assert_eq!(patience(&status, &Layout::default(), Timestamp::default()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn crashes_from_before_may_have_been_mended() {
+        let status = status(Component::Etcd, "CrashLoopBackOff", 9, "Error: unknown flag: --bogus");
+        let end = Timestamp::default();
+        for (since, expected) in [(end, Some(Duration::ZERO)), (end + SignedDuration::from_millis(1), None)] {
+            assert_eq!(patience(&status, &Layout::default(), since), expected);
         }
     }
 
@@ -143,6 +158,6 @@ mod tests {
     fn somebody_elses_pod_does_not_matter() {
         let mut status = status(Component::Etcd, "ErrImagePull", 0, "");
         status.pods[0].namespace = "default".into();
-        assert_eq!(patience(&status, &Layout::default()), None);
+        assert_eq!(patience(&status, &Layout::default(), Timestamp::default()), None);
     }
 }

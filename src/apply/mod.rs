@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 use tokio::process::Child;
@@ -469,6 +470,7 @@ async fn steps<R: Runtime>(
     outcome: &mut Outcome,
     exchanged: &mut Vec<Exchange>,
 ) -> Result<(), ApplyError> {
+    let since = host.clock.now();
     let mut agent = None;
     let mut steps = plan.steps.as_slice();
     while let Some(step) = steps.first() {
@@ -524,7 +526,7 @@ async fn steps<R: Runtime>(
                 record_peer(plan, goal, host).await?;
             }
             Step::Wait => {
-                let healthy = wait(goal, host, agent.as_mut()).await?;
+                let healthy = wait(goal, host, agent.as_mut(), since).await?;
                 let known = |one: &HealthyAfter| outcome.healthy.iter().any(|known| known.component == one.component);
                 let new: Vec<_> = healthy.into_iter().filter(|one| !known(one)).collect();
                 outcome.healthy.extend(new);
@@ -722,6 +724,7 @@ async fn wait<R>(
     goal: &Goal<'_>,
     host: &Host<'_, R>,
     agent: Option<&mut Child>,
+    since: Timestamp,
 ) -> Result<Vec<HealthyAfter>, ApplyError> {
     enum Abort {
         Agent(ApplyError),
@@ -755,7 +758,7 @@ async fn wait<R>(
     let abort = async {
         tokio::select! {
             error = agent_ended => Abort::Agent(error),
-            () = hopeless::hopeless(host.layout) => Abort::Hopeless,
+            () = hopeless::hopeless(host.layout, since) => Abort::Hopeless,
         }
     };
     let within = goal.cluster.timeouts.control_plane_component_health_check;

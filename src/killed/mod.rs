@@ -177,17 +177,14 @@ impl Operation {
         found.map(Some).ok_or_else(|| format!("nobody has asked for {}", committed.config))
     }
 
-    /// The same command, until it succeeds. After a failed upgrade the agent may still tell of crashes from before the
-    /// host was mended, and rejects what it has rejected until the old manifest has been there again.
+    /// The same command. After a failed upgrade the agent rejects what it has rejected until the old manifest has been
+    /// there again: the command then ends at the old state, once.
     async fn again(self, world: &World, goal: &str) -> Verdict {
-        let begin = Instant::now();
-        loop {
-            match self.init(world, goal).await {
-                Err(_) if matches!(self, Self::FailedUpgrade(_)) && begin.elapsed() < LIMIT => {
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                }
-                done => return done.map(drop),
+        match self.init(world, goal).await {
+            Err(error) if matches!(self, Self::FailedUpgrade(_)) && error.contains("PutBack {") => {
+                self.init(world, goal).await.map(drop)
             }
+            done => done.map(drop),
         }
     }
 

@@ -208,9 +208,6 @@ fn mirror(view: &View<'_>, snapshot: &Snapshot, pod: &StaticPod) -> Pod {
         status: None,
     }
 }
-<<<<<<< HEAD
 
 #[cfg(test)]
 mod tests;
-=======
->>>>>>> w-kill
