@@ -382,6 +382,10 @@ pub(crate) fn pods_of_the_api_server_are_told() {
         check(status["phase"] == "Pending" && status["reason"] == "StaticPodsOnly", || format!("{status}"))?;
         check(condition(&pod, "Ready") == "False", || format!("{status}"))
     });
+    eventually(SOON, || {
+        let events = object("events --field-selector involvedObject.name=bound").ok_or("no answer")?;
+        check(events["items"][0]["reason"] == "StaticPodsOnly", || format!("{events}"))
+    });
     let told = || {
         let status = status();
         let warnings = status["warnings"].as_array().unwrap().clone();
