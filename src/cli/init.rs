@@ -458,12 +458,17 @@ fn report<R: Runtime>(
                 outcome.generation.map(|number| format!("; this is generation {number}")).unwrap_or_default();
             return format!("\nThe {version} control plane is as configured, and {state}{generation}.{boot}");
         }
+        let pods = if cluster.registration.is_some() {
+            "This node runs static pods only, and there is no pod network yet: other pods stay Pending."
+        } else {
+            "There is no Node and no pod network yet: pods stay Pending."
+        };
         format!(
             "\nYour Kubernetes {version} control plane is {state}.\n\n\
              To use it as root:\n\n  export KUBECONFIG={admin}\n\n\
              To use it as another user:\n\n  mkdir -p $HOME/.kube\n  \
              sudo cp -i {admin} $HOME/.kube/config\n  sudo chown $(id -u):$(id -g) $HOME/.kube/config\n\n\
-             There is no Node and no pod network yet: pods stay Pending.{boot}\n\n\
+             {pods}{boot}\n\n\
              Next: plinth status",
             version = cluster.version,
         )

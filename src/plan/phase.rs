@@ -33,7 +33,7 @@ pub const INIT: &[Phase] = &[
     Phase::new("kubeconfig", "Make the kubeconfig files"),
     Phase::new("kubeconfig/admin", "Make the kubeconfig for people"),
     Phase::new("kubeconfig/super-admin", "Make the kubeconfig that works without RBAC"),
-    Phase::new("kubeconfig/kubelet", "Make the kubeconfig of the node, where the agent registers it"),
+    Phase::new("kubeconfig/kubelet", "Make the kubeconfig of the node, where it is registered"),
     Phase::new("kubeconfig/controller-manager", "Make the kubeconfig of kube-controller-manager"),
     Phase::new("kubeconfig/scheduler", "Make the kubeconfig of kube-scheduler"),
     Phase::new("kubeconfig/plinth-agent", "Make the kubeconfig of the agent"),
@@ -46,7 +46,7 @@ pub const INIT: &[Phase] = &[
     Phase::new("agent-start", "Start the agent, which runs what the manifests say"),
     Phase::new("wait-control-plane", "Wait until every component is healthy"),
     Phase::new("cluster-admins", "Give admin.conf and the agent their rights"),
-    Phase::new("mark-control-plane", "Give the node its labels and taints, where the agent registers it"),
+    Phase::new("mark-control-plane", "Label and taint the node, where it is registered"),
 ];
 
 /// A phase name that does not exist.

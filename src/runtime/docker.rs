@@ -5,6 +5,7 @@
 
 mod credentials;
 mod failure;
+mod session;
 mod translate;
 
 use std::collections::HashMap;
@@ -17,7 +18,8 @@ use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, StartExecResults};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
-    LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
+    LogsOptionsBuilder, RemoveContainerOptionsBuilder, ResizeExecOptionsBuilder, StopContainerOptionsBuilder,
+    WaitContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, ClientVersion};
 use futures_util::stream::{self, BoxStream};
@@ -28,8 +30,8 @@ use tokio::time::{sleep, timeout};
 
 use self::failure::Failure;
 use super::{
-    Below, Container, ContainerSpec, Event, ExecOutput, Image, LogQuery, PullProgress, Result, Runtime, RuntimeError,
-    RuntimeInfo, labels,
+    Below, Container, ContainerSpec, Event, ExecOutput, ExecSpec, Image, LogQuery, PullProgress, Result, Runtime,
+    RuntimeError, RuntimeInfo, Session, labels,
 };
 use crate::clock::Clock;
 
@@ -120,6 +122,35 @@ impl Docker {
         match timeout(limit, request).await {
             Ok(answer) => answer.map_err(|error| Failure::new(&self.host, &error)),
             Err(_) => Err(Failure::late(&self.host, limit)),
+        }
+    }
+
+    /// Prepares a command in a container; its id.
+    async fn create_exec(&self, id: &str, spec: &ExecSpec) -> Result<String> {
+        let client = self.client().await?;
+        let options = CreateExecOptions {
+            cmd: Some(spec.command.clone()),
+            attach_stdin: Some(spec.stdin),
+            attach_stdout: Some(spec.stdout),
+            attach_stderr: Some(spec.stderr),
+            tty: Some(spec.tty),
+            ..CreateExecOptions::default()
+        };
+        match self.within(LOOK, client.create_exec(id, options)).await {
+            Ok(exec) => Ok(exec.id),
+            Err(failure) if failure.is_not_found() => Err(RuntimeError::NoSuchContainer(id.to_owned())),
+            Err(failure) => Err(failure.of(format!("exec in container `{id}`"))),
+        }
+    }
+}
+
+/// The exit code of a command whose output has ended, which may be a moment before the engine knows it.
+async fn exit_code(client: &bollard::Docker, exec: &str) -> std::result::Result<i64, Error> {
+    loop {
+        let answer = client.inspect_exec(exec).await?;
+        match answer.exit_code {
+            Some(exit_code) if answer.running != Some(true) => return Ok(exit_code),
+            _ => sleep(POLL).await,
         }
     }
 }
@@ -285,19 +316,9 @@ impl Runtime for Docker {
 
     async fn exec(&self, id: &str, command: &[String], limit: Duration) -> Result<ExecOutput> {
         let client = self.client().await?;
-        let operation = || format!("exec in container `{id}`");
-        let options = CreateExecOptions {
-            cmd: Some(command.to_vec()),
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            ..CreateExecOptions::default()
-        };
+        let spec = ExecSpec { command: command.to_vec(), stdout: true, stderr: true, ..ExecSpec::default() };
         // Not part of the command's own time: an engine that hangs is not a command that is slow.
-        let exec = match self.within(LOOK, client.create_exec(id, options)).await {
-            Ok(exec) => exec.id,
-            Err(failure) if failure.is_not_found() => return Err(RuntimeError::NoSuchContainer(id.to_owned())),
-            Err(failure) => return Err(failure.of(operation())),
-        };
+        let exec = self.create_exec(id, &spec).await?;
         let run = async {
             let mut kept = Vec::new();
             if let StartExecResults::Attached { mut output, input: _open } = client.start_exec(&exec, None).await? {
@@ -306,20 +327,38 @@ impl Runtime for Docker {
                     kept.extend_from_slice(&part[..part.len().min(ExecOutput::LIMIT - kept.len())]);
                 }
             }
-            // The stream may end a moment before the engine knows the exit code.
-            loop {
-                let answer = client.inspect_exec(&exec).await?;
-                match answer.exit_code {
-                    Some(exit_code) if answer.running != Some(true) => return Ok((exit_code, kept)),
-                    _ => sleep(POLL).await,
-                }
-            }
+            Ok((exit_code(client, &exec).await?, kept))
         };
         match timeout(limit, run).await {
             Ok(Ok((exit_code, output))) => Ok(ExecOutput::new(exit_code, &output)),
-            Ok(Err(error)) => Err(Failure::new(&self.host, &error).of(operation())),
+            Ok(Err(error)) => Err(Failure::new(&self.host, &error).of(format!("exec in container `{id}`"))),
             Err(_) => Err(RuntimeError::TimedOut(limit)),
         }
+    }
+
+    async fn open_exec(&self, id: &str, spec: &ExecSpec) -> Result<Session> {
+        let version = self.client().await?.client_version();
+        let exec = self.create_exec(id, spec).await?;
+        let opened = timeout(LOOK, session::open(&self.host, version, &exec, spec.tty)).await;
+        let (output, input) = match opened {
+            Ok(Ok(streams)) => streams,
+            Ok(Err(failure)) => return Err(failure.of(format!("exec in container `{id}`"))),
+            Err(_) => return Err(Failure::late(&self.host, LOOK).of(format!("exec in container `{id}`"))),
+        };
+        Ok(Session { id: exec, output, input })
+    }
+
+    async fn resize_exec(&self, exec: &str, width: u16, height: u16) -> Result<()> {
+        let client = self.client().await?;
+        let size = ResizeExecOptionsBuilder::new().w(i32::from(width)).h(i32::from(height)).build();
+        let resized = self.within(CHANGE, client.resize_exec(exec, size)).await;
+        resized.map_err(|failure| failure.of(format!("resize the terminal of exec `{exec}`")))
+    }
+
+    async fn exec_code(&self, exec: &str) -> Result<i64> {
+        let client = self.client().await?;
+        let code = exit_code(client, exec).await;
+        code.map_err(|error| Failure::new(&self.host, &error).of(format!("ask how exec `{exec}` ended")))
     }
 
     async fn logs(&self, id: &str, lines: usize) -> Result<String> {

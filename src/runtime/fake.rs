@@ -43,8 +43,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::script::{Call, Op, Program};
 use super::{
-    CgroupDriver, Container, ContainerSpec, Event, EventKind, ExecOutput, Image, LogQuery, PullProgress, Result,
-    Runtime, RuntimeError, RuntimeInfo, State, Termination, labels,
+    CgroupDriver, Container, ContainerSpec, Event, EventKind, ExecOutput, ExecSpec, Image, LogQuery, Output,
+    PullProgress, Result, Runtime, RuntimeError, RuntimeInfo, Session, State, Termination, labels,
 };
 use crate::clock::Clock;
 
@@ -631,6 +631,31 @@ impl Runtime for FakeRuntime {
             return Err(RuntimeError::TimedOut(timeout));
         }
         Ok(ExecOutput::new(program.exec.0, program.exec.1.as_bytes()))
+    }
+
+    /// The command writes the output that the program has, and then what it is told on stdin, until that ends.
+    async fn open_exec(&self, id: &str, spec: &ExecSpec) -> Result<Session> {
+        let text = self.exec(id, &spec.command, Duration::MAX).await?.output;
+        let (input, echo) = tokio::io::duplex(1 << 10);
+        let first = stream::iter([Ok(Output::Stdout(text.into_bytes()))]);
+        let echo = spec.stdin.then_some(echo);
+        let echoed = stream::unfold(echo, async |echo| {
+            let (mut echo, mut part) = (echo?, vec![0; 1 << 10]);
+            let length = tokio::io::AsyncReadExt::read(&mut echo, &mut part).await.unwrap_or(0);
+            part.truncate(length);
+            (length > 0).then_some((Ok(Output::Stdout(part)), Some(echo)))
+        });
+        Ok(Session { id: id.to_owned(), output: first.chain(echoed).boxed(), input: Box::new(input) })
+    }
+
+    async fn resize_exec(&self, exec: &str, width: u16, height: u16) -> Result<()> {
+        self.begin(Op::Exec, &format!("{exec} {width}x{height}"), None).await
+    }
+
+    async fn exec_code(&self, exec: &str) -> Result<i64> {
+        let mut world = self.world();
+        let spec = world.known(exec)?.spec.clone();
+        Ok(world.program(&spec).exec.0)
     }
 
     async fn logs(&self, id: &str, lines: usize) -> Result<String> {

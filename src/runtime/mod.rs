@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
+use tokio::io::AsyncWrite;
 
 /// Labels on our containers. The `io.kubernetes.*` ones are the kubelet's; ownership is [`labels::AGENT`] alone.
 pub mod labels {
@@ -117,6 +118,13 @@ pub trait Runtime: Send + Sync + 'static {
     fn remove_image(&self, reference: &str) -> impl Future<Output = Result<()>> + Send;
     /// Runs `command` inside a running container and waits for its end.
     fn exec(&self, id: &str, command: &[String], timeout: Duration) -> impl Future<Output = Result<ExecOutput>> + Send;
+    /// Starts a command inside a running container, for somebody who talks with it. It goes on when the session is
+    /// dropped, without stdin.
+    fn open_exec(&self, id: &str, spec: &ExecSpec) -> impl Future<Output = Result<Session>> + Send;
+    /// Tells the command of the session `exec` the size of its terminal, in columns and lines.
+    fn resize_exec(&self, exec: &str, width: u16, height: u16) -> impl Future<Output = Result<()>> + Send;
+    /// Waits for the end of the command of the session `exec`; its exit code.
+    fn exec_code(&self, exec: &str) -> impl Future<Output = Result<i64>> + Send;
     /// The last `lines` lines a container wrote, stdout and stderr interleaved as written.
     fn logs(&self, id: &str, lines: usize) -> impl Future<Output = Result<String>> + Send;
     /// What a container writes to stdout and stderr, interleaved as written: what there is, across rotations, and what
@@ -279,6 +287,41 @@ impl ExecOutput {
         let kept = &output[..output.len().min(Self::LIMIT)];
         Self { exit_code, output: String::from_utf8_lossy(kept).into_owned() }
     }
+}
+
+/// A command that somebody talks with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is a stream, or not
+pub struct ExecSpec {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// It has a stdin.
+    pub stdin: bool,
+    /// Its stdout is wanted.
+    pub stdout: bool,
+    /// Its stderr is wanted.
+    pub stderr: bool,
+    /// It has a terminal, where both outputs are one.
+    pub tty: bool,
+}
+
+/// A command that runs.
+pub struct Session {
+    /// Names it for [`Runtime::resize_exec`] and [`Runtime::exec_code`].
+    pub id: String,
+    /// What it writes; ends with it.
+    pub output: BoxStream<'static, Result<Output>>,
+    /// Its stdin, which ends by shutdown.
+    pub input: Box<dyn AsyncWrite + Send + Unpin>,
+}
+
+/// A part of what a command writes. With a terminal everything is stdout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// To stdout.
+    Stdout(Vec<u8>),
+    /// To stderr.
+    Stderr(Vec<u8>),
 }
 
 /// "Look at this container again."

@@ -8,6 +8,7 @@
 //! | `/runningpods/` | v1 `PodList` of what runs: names and images |
 //! | `/metrics` | the agent's counters |
 //! | `/containerLogs/{namespace}/{pod}/{container}` | see [`logs`] |
+//! | `/exec/{namespace}/{pod}/{container}` | see [`exec`] |
 //! | `/run`, `/portForward`, `/attach` | 501 with the reason |
 //!
 //! # Guarantees
@@ -18,6 +19,8 @@
 
 mod authn;
 mod authz;
+mod channel;
+mod exec;
 mod logs;
 mod reviews;
 mod tls;
@@ -250,6 +253,7 @@ fn router<R: Runtime, V: Reviews + Clone>(face: Face<R, V>) -> Router {
         .route("/runningpods/", get(running_pods))
         .route("/metrics", get(metrics))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::serve))
+        .route("/exec/{namespace}/{pod}/{container}", get(exec::serve).post(exec::serve))
         .route("/run/{*rest}", any(async || not_here("commands are run by `/exec` alone")))
         .route("/attach/{*rest}", any(async || not_here("attaching is not supported; `kubectl exec` and `logs` are")))
         .route("/portForward/{*rest}", any(async || not_here("port forwarding is not supported")))

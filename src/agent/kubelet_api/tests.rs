@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use futures_util::{SinkExt as _, StreamExt as _};
 use jiff::SignedDuration;
 use reqwest::{Client, Identity, Method};
 use tempfile::TempDir;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::authn::User;
 use super::reviews::testing::Scripted;
@@ -18,7 +22,7 @@ use crate::agent::pod::tests::pod;
 use crate::config::{CertificatePolicy, Cluster};
 use crate::journal::{Creation, Record};
 use crate::pki::{self, Authority, Spec, Usage};
-use crate::runtime::fake::FakeRuntime;
+use crate::runtime::fake::{FakeRuntime, Program};
 use crate::runtime::{ContainerSpec, labels};
 
 /// An authority and its users.
@@ -312,6 +316,77 @@ async fn logs_are_the_kubelets_answers() {
     assert_eq!(answer.chunk().await.unwrap().unwrap(), "later\n");
     fixture.runtime.kill("c1", 0);
     assert_eq!(answer.chunk().await.unwrap(), None);
+}
+
+/// Asks for a WebSocket.
+fn upgrade(request: reqwest::RequestBuilder, protocol: &str) -> reqwest::RequestBuilder {
+    let headers = [
+        ("Connection", "keep-alive, Upgrade"),
+        ("Upgrade", "WebSocket"),
+        ("Sec-WebSocket-Version", "13"),
+        // RFC 6455, 1.3.
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Sec-WebSocket-Protocol", protocol),
+    ];
+    headers.into_iter().fold(request, |request, (name, value)| request.header(name, value))
+}
+
+#[tokio::test]
+async fn a_command_is_talked_with() {
+    let fixture = Fixture::new().await;
+    fixture.web().await;
+    fixture.runtime.set_program("i", Program::default().answers_exec(3, "hello\n"));
+    let client = fixture.admin();
+    let request = fixture.request(&client, "/exec/ns/web-node-1/c?command=cat&command=-&input=1&output=1&error=1");
+    let answer = upgrade(request, "v5.channel.k8s.io").send().await.unwrap();
+    let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(header("Sec-WebSocket-Accept"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    assert_eq!(header("Sec-WebSocket-Protocol"), "v5.channel.k8s.io");
+    let socket = answer.upgrade().await.unwrap();
+    let mut socket = WebSocketStream::from_raw_socket(socket, Role::Client, None).await;
+    let mut received = Vec::new();
+    for sent in [&b"\0in"[..], b"\x04{\"Width\":80,\"Height\":25}", b"\xff\0"] {
+        socket.send(Message::binary(sent.to_vec())).await.unwrap();
+    }
+    while let Some(Ok(message)) = socket.next().await {
+        match message {
+            Message::Binary(data) => received.push(data.to_vec()),
+            Message::Close(frame) => received.push(format!("closed: {}", frame.unwrap().code).into_bytes()),
+            other => panic!("{other:?}"),
+        }
+    }
+    let status: serde_json::Value = serde_json::from_slice(&received[3][1..]).unwrap();
+    assert_eq!(status["details"]["causes"][0]["message"], "3", "{status}");
+    assert_eq!(received[3][0], 3);
+    received.remove(3);
+    assert_eq!(received, [&b"\x01"[..], b"\x01hello\n", b"\x01in", b"closed: 1000"]);
+}
+
+#[tokio::test]
+async fn what_is_no_exec_is_refused_with_the_reason() {
+    let fixture = Fixture::new().await;
+    fixture.web().await;
+    let client = fixture.admin();
+    for (path, protocol, code, words) in [
+        ("ns/none/c?command=a&output=1", "v5.channel.k8s.io", 404, "pod does not exist"),
+        ("ns/web-node-1/new?command=a&output=1", "v5.channel.k8s.io", 500, "container not found (\"new\")"),
+        ("ns/web-node-1/c?command=a", "v5.channel.k8s.io", 400, "you must specify at least 1 of stdin, stdout, stderr"),
+        ("ns/web-node-1/c?output=1", "v5.channel.k8s.io", 400, "you must specify a command"),
+        ("ns/web-node-1/c?command=a&output=1", "v3.channel.k8s.io", 501, "exec is served over WebSocket alone"),
+    ] {
+        let request = fixture.request(&client, &format!("/exec/{path}"));
+        let (found, text) = text(upgrade(request, protocol)).await;
+        assert!(found == code && text.starts_with(words), "{path}: {found} {text}");
+    }
+    let path = "/exec/ns/web-node-1/c?command=a&output=1";
+    let spdy = client.request(Method::POST, format!("https://{}{path}", fixture.address));
+    let spdy = spdy.header("Connection", "Upgrade").header("Upgrade", "SPDY/3.1");
+    assert_eq!(text(spdy).await.0, 501);
+    assert_eq!(fixture.get(&client, path).await.0, 501);
+    fixture.runtime.go_away();
+    let (code, words) = text(upgrade(fixture.request(&client, path), "v4.channel.k8s.io")).await;
+    assert!(code == 500 && words.contains("does not answer"), "{words}");
 }
 
 #[tokio::test]
