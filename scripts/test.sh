@@ -80,7 +80,7 @@ section_e2e() {
     # The release binary under test, driven by tests that are quickly built. Two
     # run beside each other; one that asserts figures waits until it is alone.
     PLINTH_REQUIRE_DOCKER=1 PLINTH_BIN=$CARGO_TARGET_DIR/release/plinth \
-        cargo test --locked --no-fail-fast --test e2e --test faults --test etcd --test surge --test kubelet_api --test upgrade --test conformance --test systemd -- --ignored --test-threads=2
+        cargo test --locked --no-fail-fast --test e2e --test faults --test etcd --test surge --test node --test kubelet_api --test upgrade --test conformance --test systemd -- --ignored --test-threads=2
 }
 
 main "$@"

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use tokio::sync::{Notify, watch};
 
-use super::events::{self, Recorder};
+use super::events::{self, Event, Kind, Recorder};
 use super::metrics::Metrics;
 use super::pod::{PodKey, StaticPod};
 use super::probe::Health;
@@ -181,6 +182,13 @@ impl Board {
         self.changed();
     }
 
+    /// Tells the recorder of what happened to an object that is none of the pods here.
+    pub fn tell(&self, object: ObjectReference, kind: Kind, reason: &'static str, message: &str) {
+        if let Some((recorder, clock)) = &self.recorder {
+            recorder.record(Event { object, kind, reason, message: message.to_owned(), at: clock.now() });
+        }
+    }
+
     /// The pod is gone.
     pub fn forget(&self, key: &PodKey) {
         self.answer(key, None);
@@ -191,6 +199,11 @@ impl Board {
     /// What keeps the agent from working at all.
     pub fn set_problem(&self, problem: Option<String>) {
         self.replace(|state| &mut state.problem, problem);
+    }
+
+    /// What was said last of it.
+    pub fn problem(&self) -> Option<String> {
+        self.state().problem.clone()
     }
 
     /// All pods that are wanted or still being removed; `None` while that is not known.

@@ -156,13 +156,9 @@ impl Follower {
         Self { changes, _task: task }
     }
 
-    /// The next change, in order.
-    pub async fn next(&mut self) -> Change {
-        match self.changes.recv().await {
-            Some(change) => change,
-            // The task ends only with its receiver, or by a defect; nothing more will come.
-            None => std::future::pending().await,
-        }
+    /// The next change, in order; `None` when, by a defect, there will be none.
+    pub async fn next(&mut self) -> Option<Change> {
+        self.changes.recv().await
     }
 
     /// The next change, if it is there already.

@@ -14,6 +14,7 @@ use crate::sandbox::note;
 
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 const API_SERVER: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+const AWAY: &str = "/etc/kubernetes/kube-apiserver.yaml";
 const STAY: &str = "trap 'exit 0' TERM; sleep 9999 & wait";
 /// As long as the garbage collector of pods has time for six rounds.
 const WATCHED: Duration = Duration::from_mins(2);
@@ -45,7 +46,11 @@ fn condition(object: &Value, type_: &str) -> String {
 fn apply(object: &Value) {
     let file = format!("/opt/{}.json", object["kind"].as_str().unwrap());
     fs::write(&file, object.to_string()).unwrap();
-    kubectl(&format!("apply -f {file}")).ok();
+    // The namespace's service account may not be there yet.
+    eventually(SOON, || {
+        let ended = kubectl(&format!("apply -f {file}"));
+        check(ended.status.success(), || ended.to_string())
+    });
 }
 
 /// Writes the manifest of a static pod whose one container runs `script`; the API server calls it `<name>-<node>`.
@@ -320,7 +325,7 @@ pub(crate) fn what_was_missed_is_caught_up_with() {
     for pod in ["stays", "goes", "changes", "crashes"] {
         ready(&format!("{pod}-{name}"));
     }
-    fs::rename(API_SERVER, "/opt/kube-apiserver.yaml").unwrap();
+    fs::rename(API_SERVER, AWAY).unwrap();
     let begin = Instant::now();
     eventually(LONG, || check(object("nodes").is_none(), || "the API server still answers".to_owned()));
     // Static pods are run as always.
@@ -349,7 +354,7 @@ pub(crate) fn what_was_missed_is_caught_up_with() {
         manifest("edited", &format!("sleep {}", 5000 + begin.elapsed().as_secs()), &json!({}));
         thread::sleep(Duration::from_secs(5));
     }
-    fs::rename("/opt/kube-apiserver.yaml", API_SERVER).unwrap();
+    fs::rename(AWAY, API_SERVER).unwrap();
     host::healthy(LONG);
     let back = Instant::now();
     mirrored(LONG);
@@ -376,6 +381,10 @@ pub(crate) fn pods_of_the_api_server_are_told() {
         let status = &pod["status"];
         check(status["phase"] == "Pending" && status["reason"] == "StaticPodsOnly", || format!("{status}"))?;
         check(condition(&pod, "Ready") == "False", || format!("{status}"))
+    });
+    eventually(SOON, || {
+        let events = object("events --field-selector involvedObject.name=bound").ok_or("no answer")?;
+        check(events["items"][0]["reason"] == "StaticPodsOnly", || format!("{events}"))
     });
     let told = || {
         let status = status();

@@ -210,4 +210,4 @@ fn mirror(view: &View<'_>, snapshot: &Snapshot, pod: &StaticPod) -> Pod {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::ApiResource;
 use kube::{Api, Client};
@@ -23,7 +23,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::decide::{Action, View, decide, foreign, key_of};
+use self::status::{EXPLAINED, STATIC_PODS_ONLY};
 use super::board::Board;
+use super::events::Kind;
 use super::pod::PodKey;
 use super::step::doubled;
 use super::translate::Node;
@@ -65,7 +67,10 @@ pub async fn run(context: Context) {
     loop {
         let next_try = mirrors.next_try();
         tokio::select! {
-            change = follower.next() => mirrors.take(change),
+            change = follower.next() => match change {
+                Some(change) => mirrors.take(change),
+                None => return,
+            },
             // The board is there as long as its reader, and whoever tells the UID as long as this task.
             _ = changes.changed() => {}
             _ = node_uid.changed() => {}
@@ -81,6 +86,17 @@ pub async fn run(context: Context) {
             mirrors.settle(&uid).await;
         }
         mirrors.warn();
+    }
+}
+
+fn reference(key: &PodKey, uid: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        namespace: Some(key.namespace.clone()),
+        name: Some(key.name.clone()),
+        uid: Some(uid.to_owned()),
+        ..ObjectReference::default()
     }
 }
 
@@ -214,7 +230,10 @@ impl Mirrors {
                 match action {
                     Action::Create(_) => tries.creation_at = Some(now + CREATED_AGAIN),
                     Action::Delete { .. } => {}
-                    Action::Status { status, .. } => {
+                    Action::Status { uid, status, .. } => {
+                        if status["reason"] == STATIC_PODS_ONLY {
+                            self.context.board.tell(reference(&key, uid), Kind::Warning, STATIC_PODS_ONLY, EXPLAINED);
+                        }
                         let version = object.as_ref().and_then(|object| object.metadata.resource_version.clone());
                         tries.taken = Some((status.clone(), version));
                     }
@@ -296,3 +315,6 @@ async fn request(client: Client, action: &Action) -> Result<Option<DynamicObject
 fn has_finalizers(object: &DynamicObject) -> bool {
     object.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

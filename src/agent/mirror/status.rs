@@ -25,7 +25,7 @@ const OWN: [&str; 12] = [
 ];
 
 /// What people read there.
-const EXPLAINED: &str = "plinth runs static pods only on this node: nothing of this pod is started. Delete it, and keep \
+pub(super) const EXPLAINED: &str = "plinth runs static pods only on this node: nothing of this pod is started. Delete it, and keep \
                          others away by the node's taint plinth.dev/static-pods-only";
 
 /// `wanted` with what only the API server knows: when conditions changed, conditions of others, and when the pod began,

@@ -178,9 +178,12 @@ impl<R: Runtime> Task<R> {
         let mut again_at: Option<Instant> = None;
         loop {
             tokio::select! {
-                change = follower.next() => self.take(change),
+                change = follower.next() => match change {
+                    Some(change) => self.take(change),
+                    None => return,
+                },
                 // The board is there as long as its reader.
-                _ = changes.changed() => if self.problem == self.context.board.situation().0 { continue },
+                _ = changes.changed() => if self.problem == self.context.board.problem() { continue },
                 _ = look.tick() => {}
                 () = tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now)), if again_at.is_some() => {}
             }
@@ -239,7 +242,7 @@ impl<R: Runtime> Task<R> {
 
     /// Registers the node, or tells what is new of it.
     async fn settle(&mut self) -> Result<(), AskError> {
-        self.problem = self.context.board.situation().0;
+        self.problem = self.context.board.problem();
         let context = Arc::clone(&self.context);
         let Context { registration, node, root, state, proc, .. } = &*context;
         if matches!(self.observed, Observed::Unknown(_)) {

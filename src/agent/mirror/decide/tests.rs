@@ -9,13 +9,13 @@ use crate::agent::pod::tests::pod as read;
 use crate::agent::status::Update;
 use crate::runtime::{Container, State, labels};
 
-const NODE_UID: &str = "node-uid";
+pub(in super::super) const NODE_UID: &str = "node-uid";
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
 
-fn node() -> Node {
+pub(in super::super) fn node() -> Node {
     Node {
         name: "node-1".into(),
         address: "192.0.2.2".parse().unwrap(),
@@ -28,7 +28,7 @@ fn node() -> Node {
     }
 }
 
-fn pod(image: &str) -> Arc<StaticPod> {
+pub(in super::super) fn pod(image: &str) -> Arc<StaticPod> {
     Arc::new(read(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, labels: {{app: web}}, annotations: {{a: b}}}}\n\
          spec:\n  hostNetwork: true\n  containers: [{{name: c, image: {image}}}]\n"
@@ -56,7 +56,7 @@ fn container(pod: &StaticPod) -> Container {
 }
 
 /// Of `wanted`, with the containers of `running`.
-fn snapshot(wanted: Option<&Arc<StaticPod>>, running: &[&Arc<StaticPod>]) -> Snapshot {
+pub(in super::super) fn snapshot(wanted: Option<&Arc<StaticPod>>, running: &[&Arc<StaticPod>]) -> Snapshot {
     Snapshot {
         key: pod("a").key.clone(),
         pod: wanted.cloned(),
