@@ -153,6 +153,16 @@ impl Board {
         self.changes.subscribe()
     }
 
+    fn replace<T: PartialEq>(&self, part: impl FnOnce(&mut State) -> &mut T, value: T) {
+        let mut state = self.state();
+        let part = part(&mut state);
+        if *part != value {
+            *part = value;
+            drop(state);
+            self.changed();
+        }
+    }
+
     fn changed(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
@@ -180,18 +190,12 @@ impl Board {
 
     /// What keeps the agent from working at all.
     pub fn set_problem(&self, problem: Option<String>) {
-        let before = std::mem::replace(&mut self.state().problem, problem.clone());
-        if before != problem {
-            self.changed();
-        }
+        self.replace(|state| &mut state.problem, problem);
     }
 
     /// All pods that are wanted or still being removed; `None` while that is not known.
     pub fn set_tended(&self, tended: Option<BTreeSet<PodKey>>) {
-        let before = std::mem::replace(&mut self.state().tended, tended.clone());
-        if before != tended {
-            self.changed();
-        }
+        self.replace(|state| &mut state.tended, tended);
     }
 
     /// What was said last of the pods that are tended.

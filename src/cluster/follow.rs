@@ -87,7 +87,7 @@ impl Default for BackOff {
 
 impl BackOff {
     /// How long to wait this time.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let now = self.0;
         self.0 = (now * 2).min(AGAIN.1);
         now
@@ -145,7 +145,7 @@ impl Follower {
                 if news.send(Change::Lost(error)).is_err() {
                     return;
                 }
-                let pause = back_off.next();
+                let pause = back_off.pause();
                 sleep(pause.min(AGAIN.0)).await;
                 tokio::select! {
                     () = sleep(pause.saturating_sub(AGAIN.0)) => {}
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_limit() {
         let mut back_off = BackOff::default();
-        let waits: Vec<_> = std::iter::repeat_with(|| back_off.next().as_millis()).take(9).collect();
+        let waits: Vec<_> = std::iter::repeat_with(|| back_off.pause().as_millis()).take(9).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 7000, 7000]);
     }
 }

@@ -8,8 +8,9 @@
 //! each.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
+use std::hash::{Hash, Hasher};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
+
+use aws_lc_rs::digest::{SHA256, digest};
 
 /// Disks that are watched, by root; most tests have none.
 static WATCHED: Mutex<Vec<(PathBuf, Disk)>> = Mutex::new(Vec::new());
@@ -55,7 +58,7 @@ pub(crate) struct Disk(Arc<Mutex<State>>);
 struct State {
     root: PathBuf,
     /// What is durable of files and directories.
-    files: HashMap<Inode, Arc<[u8]>>,
+    files: HashMap<Inode, Content>,
     directories: HashMap<Inode, BTreeMap<OsString, Found>>,
     /// Called after each effect.
     observer: Option<Observer>,
@@ -154,8 +157,16 @@ impl State {
         if meta.is_dir() {
             self.directories.insert(inode(&meta), names(path).collect());
         } else {
-            self.files.insert(inode(&meta), fs::read(path).unwrap_or_default().into());
+            let content = self.content(path, &inode(&meta));
+            self.files.insert(inode(&meta), content);
         }
+    }
+
+    /// What is in a file now: that which is durable, as long as it is the same.
+    fn content(&self, path: &Path, inode: &Inode) -> Content {
+        let bytes = fs::read(path).unwrap_or_default();
+        let durable = self.files.get(inode).filter(|durable| *durable.bytes == *bytes);
+        durable.cloned().unwrap_or_else(|| Content::of(&bytes))
     }
 
     fn settle(&mut self, path: &Path) {
@@ -185,13 +196,13 @@ impl State {
         if let Ok(meta) = self.root.symlink_metadata() {
             self.collect_durable(inode(&meta), Path::new(""), &mut unsynced_lost);
         }
-        state_kept.0.extend(unsynced_lost.0.iter().filter(|(path, _)| !path.starts_with(STATE)).map(copy));
+        state_kept.0.extend(unsynced_lost.0.iter().filter(|(path, _)| !is_below(path, STATE)).map(copy));
         // Without the directories that lead to it there is nothing to keep.
-        if unsynced_lost.0.contains_key(Path::new("var/lib")) {
-            state_kept.0.extend(content_lost.0.iter().filter(|(path, _)| path.starts_with(STATE)).map(copy));
+        if unsynced_lost.0.contains_key(OsStr::new("var/lib")) {
+            state_kept.0.extend(content_lost.0.iter().filter(|(path, _)| is_below(path, STATE)).map(copy));
         }
         for tree in [&mut unsynced_lost, &mut content_lost, &mut state_kept] {
-            tree.0.retain(|path, _| !(path.starts_with("run") && path != Path::new("run")));
+            tree.0.retain(|path, _| path == "run" || !is_below(path, "run"));
         }
         Crash { killed, unsynced_lost, content_lost, state_kept }
     }
@@ -201,8 +212,8 @@ impl State {
             let (path, at) = (directory.join(&name), at.join(&name));
             let durable = self.files.get(&found.inode).cloned().unwrap_or_default();
             let present = match &found.kind {
-                Kind::File => fs::read(&path).unwrap_or_default().into(),
-                _ => Arc::default(),
+                Kind::File => self.content(&path, &found.inode),
+                _ => Content::default(),
             };
             killed.insert(&at, &found, present);
             content_lost.insert(&at, &found, durable);
@@ -223,7 +234,35 @@ impl State {
     }
 }
 
-fn copy((path, entry): (&PathBuf, &Entry)) -> (PathBuf, Entry) {
+/// Bytes of a file. Two of the same digest are the same.
+#[derive(Clone, Default)]
+struct Content {
+    bytes: Arc<[u8]>,
+    digest: Vec<u8>,
+}
+
+impl Content {
+    fn of(bytes: &[u8]) -> Self {
+        let digest = if bytes.is_empty() { Vec::new() } else { digest(&SHA256, bytes).as_ref().to_owned() };
+        Self { bytes: bytes.into(), digest }
+    }
+}
+
+impl PartialEq for Content {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for Content {}
+
+impl Hash for Content {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.digest.hash(hasher);
+    }
+}
+
+fn copy((path, entry): (&OsString, &Entry)) -> (OsString, Entry) {
     (path.clone(), entry.clone())
 }
 
@@ -244,13 +283,17 @@ fn names(directory: &Path) -> impl Iterator<Item = (OsString, Found)> {
     })
 }
 
-/// Files and directories by their path below a root.
+fn is_below(path: &OsStr, directory: &str) -> bool {
+    Path::new(path).starts_with(directory)
+}
+
+/// Files and directories by their path below a root, whose bytes sort faster than its components.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Tree(BTreeMap<PathBuf, Entry>);
+pub(crate) struct Tree(BTreeMap<OsString, Entry>);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Entry {
-    File { mode: u32, content: Arc<[u8]> },
+    File { mode: u32, content: Content },
     Directory { mode: u32 },
     Link(PathBuf),
     Socket,
@@ -259,7 +302,7 @@ enum Entry {
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::File { mode, content } => write!(f, "{mode:o}, {} bytes", content.len()),
+            Self::File { mode, content } => write!(f, "{mode:o}, {} bytes", content.bytes.len()),
             Self::Directory { mode } => write!(f, "{mode:o}, directory"),
             Self::Link(target) => write!(f, "→ {}", target.display()),
             Self::Socket => f.write_str("socket"),
@@ -274,14 +317,14 @@ impl Tree {
         state.crash().killed
     }
 
-    fn insert(&mut self, path: &Path, found: &Found, content: Arc<[u8]>) {
+    fn insert(&mut self, path: &Path, found: &Found, content: Content) {
         let entry = match &found.kind {
             Kind::File => Entry::File { mode: found.mode, content },
             Kind::Directory => Entry::Directory { mode: found.mode },
             Kind::Link(target) => Entry::Link(target.clone()),
             Kind::Socket => Entry::Socket,
         };
-        self.0.insert(path.to_owned(), entry);
+        self.0.insert(path.as_os_str().to_owned(), entry);
     }
 
     /// Empties `root`, and makes it so.
@@ -293,7 +336,7 @@ impl Tree {
                 Entry::File { mode, content } => {
                     let mut options = OpenOptions::new();
                     let mut file = options.write(true).create_new(true).mode(0o600).open(&path).unwrap();
-                    file.write_all(content).unwrap();
+                    file.write_all(&content.bytes).unwrap();
                     file.set_permissions(Permissions::from_mode(*mode)).unwrap();
                 }
                 Entry::Directory { mode } => {
@@ -309,7 +352,7 @@ impl Tree {
 
     /// Paths of all that is there, below the root.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.0.keys().map(PathBuf::as_path)
+        self.0.keys().map(Path::new)
     }
 
     /// How `other` differs: paths, with what there is.

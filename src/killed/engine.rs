@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
+use super::DURING;
 use super::etcd::{Etcd, Store};
 use crate::fsx::disk::Disk;
 use crate::runtime::fake::FakeRuntime;
@@ -32,12 +33,45 @@ pub(super) struct Engine {
     pub(super) fake: FakeRuntime,
     disk: Disk,
     servers: Arc<Mutex<BTreeMap<String, Vec<Server>>>>,
+    ailment: Arc<Mutex<Option<Ailment>>>,
+}
+
+/// What makes one component of the new release exit each time, as if it did not know one of its flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ailment {
+    /// etcd, once it has brought its data to its own format.
+    Etcd,
+    /// The same after a client's write.
+    WrittenEtcd,
+    /// The API server.
+    ApiServer,
+}
+
+impl Ailment {
+    /// Whether this component has it; if so, it does what it does before its end.
+    fn ends(self, name: &str, spec: &ContainerSpec, disk: &Disk) -> bool {
+        match (self, name) {
+            (Self::ApiServer, "kube-apiserver") => spec.image.ends_with(":v1.37.1"),
+            (Self::Etcd | Self::WrittenEtcd, "etcd") if !spec.image.contains(":3.6.") => {
+                let data = Flags::of(spec).get("data-dir").to_owned();
+                let serves = Etcd::start(Path::new(&data), &spec.image, disk).is_some();
+                if serves && self == Self::WrittenEtcd {
+                    let store = Store::of(Path::new(&data), disk);
+                    let mut objects = store.read();
+                    objects.insert(DURING.to_owned(), json!({}));
+                    store.write(&objects);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Engine {
     /// `fake` with its containers at work.
-    pub(super) fn new(fake: FakeRuntime, disk: Disk) -> Self {
-        let engine = Self { fake, disk, servers: Arc::default() };
+    pub(super) fn new(fake: FakeRuntime, disk: Disk, ailment: &Arc<Mutex<Option<Ailment>>>) -> Self {
+        let engine = Self { fake, disk, servers: Arc::default(), ailment: Arc::clone(ailment) };
         engine.settle();
         engine
     }
@@ -68,6 +102,12 @@ impl Engine {
                 continue;
             }
             let Some(spec) = self.fake.spec(&container.id) else { continue };
+            let ailment = *self.ailment.lock().unwrap_or_else(PoisonError::into_inner);
+            if ailment.is_some_and(|ailment| ailment.ends(&name, &spec, &self.disk)) {
+                self.fake.write_log(&container.id, "Error: unknown flag: --of-another-release\n");
+                self.fake.kill(&container.id, 1);
+                continue;
+            }
             match Server::of(&name, container, &spec, &self.disk) {
                 Some(listening) => _ = servers.insert(name, listening),
                 None => self.fake.kill(&container.id, 1),

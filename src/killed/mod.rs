@@ -25,6 +25,7 @@ use crate::init::InitError;
 use crate::manifests;
 use crate::plan::generation;
 use crate::release::Component;
+use engine::Ailment;
 use world::{End, Point, World};
 
 /// How many hosts share the work.
@@ -40,6 +41,9 @@ const LIMIT: Duration = Duration::from_mins(1);
 const ACKNOWLEDGED: [&str; 2] =
     ["/api/v1/namespaces/default/configmaps/before", "/api/v1/namespaces/default/configmaps/after"];
 
+/// The same of a new etcd that serves for a moment.
+const DURING: &str = "/api/v1/namespaces/default/configmaps/during";
+
 type Verdict = Result<(), String>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +51,8 @@ enum Operation {
     FirstInit,
     FlagChange,
     Upgrade,
+    /// An upgrade that goes back by itself, or cannot.
+    FailedUpgrade(Ailment),
     Reset,
 }
 
@@ -56,7 +62,7 @@ impl Operation {
         match self {
             Self::FirstInit => ["2", "2"],
             Self::FlagChange | Self::Reset => ["2", "3"],
-            Self::Upgrade => ["v1.36.3", "v1.37.1"],
+            Self::Upgrade | Self::FailedUpgrade(_) => ["v1.36.3", "v1.37.1"],
         }
     }
 
@@ -70,11 +76,13 @@ impl Operation {
 
     /// Whether this end is tried at the point whose number is `hash`. Everything is if the environment says so.
     /// Otherwise what takes its time is left out: of a first `init`, two ends that hardly differ from others at seven
-    /// points of eight; of an upgrade, every end at fifteen of sixteen, and each at other ones.
+    /// points of eight; of an upgrade, every end at fifteen of sixteen, and each at other ones; of those that fail, at
+    /// thirty-one of thirty-two.
     fn is_asked_for(self, end: End, hash: u64) -> bool {
         let chance = match self {
             Self::FirstInit if matches!(end, End::Command | End::StateKept) => 8,
             Self::Upgrade => 16,
+            Self::FailedUpgrade(_) => 32,
             _ => 1,
         };
         (hash / HOSTS + end as u64).is_multiple_of(chance) || std::env::var_os(EVERY_END).is_some()
@@ -83,19 +91,36 @@ impl Operation {
     async fn perform(self, world: &World) -> Verdict {
         match self {
             Self::Reset => reset(world).await,
+            Self::FailedUpgrade(ailment) => {
+                world.falls_ill(Some(ailment));
+                self.fails(world).await
+            }
             _ => self.init(world, self.goals()[1]).await.map(drop),
         }
     }
 
     /// What has to hold for what an end at `point` has left.
     async fn check(self, world: &mut World, point: &Point, end: End) -> Verdict {
-        world.crash(point, end);
+        self.crash(world, point, end);
         nothing(&world.leaked(), "what the ledger does not know")?;
         if self != Self::Reset {
             self.is_finished_or_undone(world, end).await?;
-            world.crash(point, end);
+            self.crash(world, point, end);
         }
         reset(world).await
+    }
+
+    fn crash(self, world: &mut World, point: &Point, end: End) {
+        if let Self::FailedUpgrade(ailment) = self {
+            world.falls_ill(Some(ailment));
+        }
+        world.crash(point, end);
+    }
+
+    /// The new release is not reached.
+    async fn fails(self, world: &World) -> Verdict {
+        let done = self.init(world, self.goals()[1]).await;
+        done.map_or(Ok(()), |_| Err("a new release that cannot run was reached".to_owned()))
     }
 
     async fn is_finished_or_undone(self, world: &World, end: End) -> Verdict {
@@ -103,11 +128,21 @@ impl Operation {
         if served {
             write(world, ACKNOWLEDGED[1]);
         }
+        let during = world.store().read().contains_key(DURING);
         let [old, new] = self.goals();
         // Half of the ends of a change are followed by an `init` that asks for nothing new.
         let again = matches!(end, End::Command | End::UnsyncedLost | End::StateKept);
         let goal = if again { new } else { self.running(world)?.unwrap_or(new) };
-        self.init(world, goal).await?;
+        if let Self::FailedUpgrade(ailment) = self {
+            if end == End::Both && goal == old {
+                self.fails(world).await?;
+            }
+            // What has served, and neither can serve again nor be read by the old one, is for people to mend.
+            if goal == new || ailment == Ailment::WrittenEtcd {
+                world.falls_ill(None);
+            }
+        }
+        self.again(world, goal).await?;
         equal(&self.running(world)?, &Some(goal), "what is committed")?;
         if self == Self::FlagChange {
             let committed = world.ledger().committed.map(|(generation, _)| generation);
@@ -129,6 +164,7 @@ impl Operation {
         let kept = world.store().read();
         let mut expected = ACKNOWLEDGED.iter().take(usize::from(self != Self::FirstInit) + usize::from(served));
         equal(&expected.all(|path| kept.contains_key(*path)), &true, "acknowledged writes are there")?;
+        equal(&(during && !kept.contains_key(DURING)), &false, "what the new etcd has acknowledged is lost")?;
         equal(&self.init(world, goal).await?, &false, "a further init has something to do")
     }
 
@@ -139,6 +175,20 @@ impl Operation {
         let found =
             self.goals().into_iter().find(|goal| config::to_wire_yaml(&world.cluster(goal)) == committed.config);
         found.map(Some).ok_or_else(|| format!("nobody has asked for {}", committed.config))
+    }
+
+    /// The same command, until it succeeds. After a failed upgrade the agent may still tell of crashes from before the
+    /// host was mended, and rejects what it has rejected until the old manifest has been there again.
+    async fn again(self, world: &World, goal: &str) -> Verdict {
+        let begin = Instant::now();
+        loop {
+            match self.init(world, goal).await {
+                Err(_) if matches!(self, Self::FailedUpgrade(_)) && begin.elapsed() < LIMIT => {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                done => return done.map(drop),
+            }
+        }
     }
 
     /// Whether there was something to do.
@@ -247,6 +297,21 @@ fn a_change_that_ends_anywhere_is_finished_or_undone_by_the_next() {
 #[test]
 fn an_upgrade_that_ends_anywhere_is_finished_or_undone_by_the_next() {
     every_end_at_every_point(Operation::Upgrade);
+}
+
+#[test]
+fn an_upgrade_to_an_etcd_that_dies_is_undone_wherever_it_ends() {
+    every_end_at_every_point(Operation::FailedUpgrade(Ailment::Etcd));
+}
+
+#[test]
+fn an_upgrade_to_an_etcd_that_dies_after_a_write_keeps_it_wherever_it_ends() {
+    every_end_at_every_point(Operation::FailedUpgrade(Ailment::WrittenEtcd));
+}
+
+#[test]
+fn an_upgrade_to_an_api_server_that_dies_is_undone_wherever_it_ends() {
+    every_end_at_every_point(Operation::FailedUpgrade(Ailment::ApiServer));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::engine::Engine;
+use super::engine::{Ailment, Engine};
 use super::etcd::Store;
 use crate::agent::{self, Options};
 use crate::apply::{Host, Launch};
@@ -98,6 +98,7 @@ pub(super) struct World {
     disk: Disk,
     engine: Engine,
     agent: Arc<Agent>,
+    ailment: Arc<Mutex<Option<Ailment>>>,
     /// What was there before plinth.
     foreign: Tree,
     /// Phases that `init` skips.
@@ -119,11 +120,12 @@ impl World {
         let [.., high, low] = std::process::id().to_be_bytes();
         let address = Ipv4Addr::new(127, high, low, WORLDS.fetch_add(1, Ordering::Relaxed));
         let fake = FakeRuntime::new(Clock::system());
-        let engine = Engine::new(fake, disk.clone());
+        let ailment = Arc::default();
+        let engine = Engine::new(fake, disk.clone(), &ailment);
         let agent = Agent::new(layout.clone(), engine.clone());
         in_process::set(root.path(), Some(agent.clone()));
         let skipped = vec!["preflight".to_owned()];
-        let world = Self { root, layout, address, disk, engine, agent, foreign, skipped };
+        let world = Self { root, layout, address, disk, engine, agent, ailment, foreign, skipped };
         for cluster in ["2", "v1.36.3"].map(|goal| world.cluster(goal)) {
             for component in Component::ALL {
                 world.engine.fake.add_image(&cluster.image(component));
@@ -154,6 +156,11 @@ impl World {
         cluster.timeouts.control_plane_component_health_check = Duration::from_secs(20);
         cluster.timeouts.kubernetes_api_call = Duration::from_secs(10);
         cluster
+    }
+
+    /// From now on the new release has this, or nothing any more.
+    pub(super) fn falls_ill(&self, ailment: Option<Ailment>) {
+        *self.ailment.lock().unwrap_or_else(PoisonError::into_inner) = ailment;
     }
 
     pub(super) fn journal(&self) -> Journal {
@@ -232,7 +239,7 @@ impl World {
         if end.is_power_loss() {
             Engine::power_loss(&fake);
         }
-        self.engine = Engine::new(fake, self.disk.clone());
+        self.engine = Engine::new(fake, self.disk.clone(), &self.ailment);
         self.agent = Agent::new(self.layout.clone(), self.engine.clone());
         in_process::set(self.root.path(), Some(self.agent.clone()));
         if end == End::Command {

@@ -138,7 +138,7 @@ fn of_mirror(view: &View<'_>, key: &PodKey, snapshot: Option<&Snapshot>, mirror:
     }
     let observed = mirror.status.clone().unwrap_or_default();
     let wanted = report::pod(snapshot, view.node)?.status.unwrap_or_default();
-    let status = status::patch(&observed, status::settled(wanted, &observed, view.now))?;
+    let status = status::patch(&observed, &status::settled(wanted, &observed, view.now))?;
     Some(Action::Status { key: key.clone(), uid: uid(mirror), status })
 }
 
@@ -161,7 +161,7 @@ fn of_foreign(view: &View<'_>, key: &PodKey, pod: &Pod) -> Option<Action> {
         return None;
     }
     let observed = pod.status.clone().unwrap_or_default();
-    let status = status::patch(&observed, status::refused(&observed, view.now))?;
+    let status = status::patch(&observed, &status::refused(&observed, view.now))?;
     Some(Action::Status { key: key.clone(), uid: uid(pod), status })
 }
 
@@ -208,3 +208,6 @@ fn mirror(view: &View<'_>, snapshot: &Snapshot, pod: &StaticPod) -> Pod {
         status: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

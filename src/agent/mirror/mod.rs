@@ -195,7 +195,7 @@ impl Mirrors {
                     && error.code().is_none()
                 {
                     tracing::debug!(error = error.told(), "the API server does not answer");
-                    self.silent_until = Some(Instant::now() + self.back_off.next());
+                    self.silent_until = Some(Instant::now() + self.back_off.pause());
                     return;
                 }
                 self.back_off = BackOff::default();
@@ -283,7 +283,7 @@ async fn request(client: Client, action: &Action) -> Result<Option<DynamicObject
                 preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
                 ..DeleteParams::default()
             };
-            Ok(ask(pods.delete(&key.name, &how)).await?.left().filter(|object| has_finalizers(object)))
+            Ok(ask(pods.delete(&key.name, &how)).await?.left().filter(has_finalizers))
         }
         Action::Status { uid, status, .. } => {
             // The UID is a precondition.

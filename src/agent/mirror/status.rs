@@ -8,6 +8,22 @@ use serde_json::{Map, Value};
 /// Reason in the status of a pod that is bound to this node and not run.
 pub const STATIC_PODS_ONLY: &str = "StaticPodsOnly";
 
+/// The fields that are written here; the others are the API server's.
+const OWN: [&str; 12] = [
+    "phase",
+    "reason",
+    "message",
+    "conditions",
+    "hostIP",
+    "hostIPs",
+    "podIP",
+    "podIPs",
+    "qosClass",
+    "startTime",
+    "initContainerStatuses",
+    "containerStatuses",
+];
+
 /// What people read there.
 const EXPLAINED: &str = "plinth runs static pods only on this node: nothing of this pod is started. Delete it, and keep \
                          others away by the node's taint plinth.dev/static-pods-only";
@@ -53,28 +69,17 @@ fn merged(mut own: Vec<PodCondition>, observed: &PodStatus, now: Timestamp) -> V
 }
 
 /// A merge patch from `observed` to `wanted`; `None` where they are the same. What the API server alone fills in stays.
-pub(super) fn patch(observed: &PodStatus, wanted: PodStatus) -> Option<Value> {
-    let [observed, wanted] = [observed, &wanted].map(|status| match serde_json::to_value(status) {
+pub(super) fn patch(observed: &PodStatus, wanted: &PodStatus) -> Option<Value> {
+    let [observed, wanted] = [observed, wanted].map(|status| match serde_json::to_value(status) {
         Ok(Value::Object(fields)) => fields,
         _ => Map::new(),
     });
-    const OWN: [&str; 12] = [
-        "phase",
-        "reason",
-        "message",
-        "conditions",
-        "hostIP",
-        "hostIPs",
-        "podIP",
-        "podIPs",
-        "qosClass",
-        "startTime",
-        "initContainerStatuses",
-        "containerStatuses",
-    ];
     let differs = |field: &&str| observed.get(*field) != wanted.get(*field);
     let fields = OWN.into_iter().filter(differs);
     let patch: Map<_, _> =
         fields.map(|field| (field.to_owned(), wanted.get(field).cloned().unwrap_or_default())).collect();
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
+
+#[cfg(test)]
+mod tests;

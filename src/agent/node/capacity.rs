@@ -70,7 +70,8 @@ impl Capacity {
 /// Bytes as the API writes them: `2Mi`, `0`.
 fn binary(bytes: u64) -> String {
     let suffixes = ["", "Ki", "Mi", "Gi", "Ti", "Pi"];
-    let fitting = (1..suffixes.len()).rev().find(|power| bytes != 0 && bytes % (1 << (10 * power)) == 0).unwrap_or(0);
+    let fitting =
+        (1..suffixes.len()).rev().find(|power| bytes != 0 && bytes.is_multiple_of(1 << (10 * power))).unwrap_or(0);
     format!("{}{}", bytes >> (10 * fitting), suffixes[fitting])
 }
 

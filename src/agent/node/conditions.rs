@@ -73,12 +73,12 @@ impl Readings {
         // The fourth field is `running/all`.
         let load = read("loadavg");
         let used = load.split_whitespace().nth(3).and_then(|field| field.split_once('/')?.1.parse::<u64>().ok());
-        let pids = most.zip(used).map(|(all, used)| Share { free: all.saturating_sub(used), all });
+        let processes = most.zip(used).map(|(all, used)| Share { free: all.saturating_sub(used), all });
         Self {
             memory: proc.memory().ok().map(|memory| memory.available),
             pods: Disk::of(pods),
             images: images.map(Disk::of).unwrap_or_default(),
-            pids: pids.unwrap_or_default(),
+            pids: processes.unwrap_or_default(),
         }
     }
 

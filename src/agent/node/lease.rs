@@ -54,7 +54,7 @@ pub(super) async fn run(mut context: Context) {
                     // Of an API server that is away the node speaks.
                     let refusal = error.code().map(|_| format!("cannot be renewed: {}", error.told()));
                     context.board.remark(WHO, Vec::from_iter(refusal));
-                    back_off.next()
+                    back_off.pause()
                 }
             }),
         };

@@ -191,7 +191,7 @@ impl<R: Runtime> Task<R> {
                 continue;
             }
             let result = self.settle().await;
-            again_at = result.is_err().then(|| Instant::now() + back_off.next());
+            again_at = result.is_err().then(|| Instant::now() + back_off.pause());
             if result.is_ok() {
                 back_off = BackOff::default();
             }

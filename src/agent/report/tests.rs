@@ -229,3 +229,62 @@ fn the_wait_is_rounded_up() {
     let now = at(2).checked_add(Duration::from_millis(400)).unwrap();
     assert!(summary(&snapshot, now).message.unwrap().ends_with("restarts in 8 s"));
 }
+
+#[test]
+fn a_pod_with_init_containers_says_how_far_it_is() {
+    let pod_of = Arc::new(read(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  hostNetwork: true\n  initContainers:\n  \
+         - {name: once, image: 'i:1'}\n  - {name: side, image: 'i:1', restartPolicy: Always}\n  \
+         containers: [{name: c, image: 'i:1'}]\n",
+    ));
+    let condition = |containers: &[(&str, u32, State, bool)], type_: &str| {
+        let mut snapshot = Snapshot { pod: Some(Arc::clone(&pod_of)), ..snapshot(&[]) };
+        for (index, (name, attempt, state, started)) in containers.iter().enumerate() {
+            let labels = [
+                (labels::POD_UID, pod_of.uid.clone()),
+                (labels::SPEC_HASH, pod_of.hash.clone()),
+                (labels::CONTAINER_NAME, (*name).to_owned()),
+                (labels::RESTART_COUNT, attempt.to_string()),
+            ];
+            let id = format!("id{index}");
+            let container = Container {
+                id: id.clone(),
+                name: String::new(),
+                labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
+                image: String::new(),
+                image_id: String::new(),
+                state: state.clone(),
+                created_at: at(-60),
+                ip: None,
+                log_path: None,
+            };
+            let health = Health { started: *started, ready: *started, ..Health::default() };
+            snapshot.health.insert(id.clone(), health);
+            snapshot.containers.insert(id, container);
+        }
+        let status = pod(&snapshot, &node()).unwrap().status.unwrap();
+        let began = if containers.is_empty() { 0 } else { -60 };
+        assert_eq!(status.start_time, Some(Time(at(began))), "its containers are older than the agent");
+        let found = status.conditions.unwrap().into_iter().find(|condition| condition.type_ == type_).unwrap();
+        found.message.unwrap_or(found.status)
+    };
+    let incomplete = |names: &str| format!("containers with incomplete status: [{names}]");
+    let (once, side) = (("once", 0, ended(0), false), ("side", 0, running(), true));
+    for (containers, expected) in [
+        (&[][..], incomplete("once side")),
+        (&[("once", 0, ended(1), false)], incomplete("once side")),
+        (std::slice::from_ref(&once), incomplete("side")),
+        (&[once.clone(), ("side", 0, running(), false)], incomplete("side")),
+        (&[once.clone(), side.clone()], "True".to_owned()),
+        (&[once.clone(), side.clone(), ("c", 0, running(), true)], "True".to_owned()),
+        // A sidecar that has crashed afterwards.
+        (&[once.clone(), ("side", 0, ended(1), false), ("c", 0, running(), true)], "True".to_owned()),
+    ] {
+        assert_eq!(condition(containers, "Initialized"), expected, "{containers:?}");
+    }
+    let unready = |names: &str| format!("containers with unready status: [{names}]");
+    let c = ("c", 0, running(), true);
+    assert_eq!(condition(std::slice::from_ref(&once), "Ready"), unready("side c"));
+    assert_eq!(condition(&[once.clone(), ("side", 0, ended(1), false), c.clone()], "ContainersReady"), unready("side"));
+    assert_eq!(condition(&[once, side, c], "Ready"), "True");
+}

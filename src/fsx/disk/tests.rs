@@ -28,8 +28,8 @@ impl Drop for Watched {
 
 /// Names with their content, `/` for directories.
 fn shown(tree: &Tree) -> Vec<String> {
-    let entry = |(path, entry): (&PathBuf, &Entry)| match entry {
-        Entry::File { content, .. } => format!("{}={}", path.display(), String::from_utf8_lossy(content)),
+    let entry = |(path, entry): (&OsString, &Entry)| match entry {
+        Entry::File { content, .. } => format!("{}={}", path.display(), String::from_utf8_lossy(&content.bytes)),
         Entry::Directory { .. } => format!("{}/", path.display()),
         other => format!("{} {other:?}", path.display()),
     };
