@@ -69,7 +69,7 @@ enum Command {
     /// Show what a container of a static pod wrote, as kubectl does
     Logs(logs::Args),
     /// Run static pods from a directory, as a kubelet does
-    Agent(agent::Args),
+    Agent(Box<agent::Args>),
     /// Show what the configuration gives
     #[command(subcommand)]
     Config(config::Command),
@@ -187,7 +187,7 @@ fn run(command: Command, context: &Context) -> Outcome {
         Command::Logs(args) => block_on(Threads::One, logs::run(args, context)),
         Command::Status(_) => block_on(Threads::One, status::run(context)),
         // One thread does all an agent has to do, and costs the host the least.
-        Command::Agent(args) => block_on(Threads::One, agent::run(args, context)),
+        Command::Agent(args) => block_on(Threads::One, agent::run(*args, context)),
         Command::Config(command) => config::run(&command, context),
     }
 }

@@ -34,12 +34,11 @@ pub(super) async fn open(
     tty: bool,
 ) -> std::result::Result<Streams, Failure> {
     let silent = |error: &dyn std::error::Error| Failure::Silent(format!("{host}: {error}"));
-    let stream: Box<dyn Stream> = match host.strip_prefix("unix://") {
-        Some(path) => Box::new(UnixStream::connect(path).await.map_err(|error| silent(&error))?),
-        None => {
-            let address = host.split_once("://").map_or(host, |(_, address)| address).trim_end_matches('/');
-            Box::new(TcpStream::connect(address).await.map_err(|error| silent(&error))?)
-        }
+    let stream: Box<dyn Stream> = if let Some(path) = host.strip_prefix("unix://") {
+        Box::new(UnixStream::connect(path).await.map_err(|error| silent(&error))?)
+    } else {
+        let address = host.split_once("://").map_or(host, |(_, address)| address).trim_end_matches('/');
+        Box::new(TcpStream::connect(address).await.map_err(|error| silent(&error))?)
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| silent(&error))?;
     // Ends when the session does.
