@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::{SignedDuration, Timestamp};
-use plinth::runtime::{Event, EventKind, LogQuery, Result, Runtime as _, RuntimeError, State};
+use plinth::runtime::{
+    Event, EventKind, ExecSpec, LogQuery, Output, Result, Runtime as _, RuntimeError, Session, State,
+};
 use support::lab::{BUSYBOX, DockerLab, Does, Exec, FakeLab, Lab};
+use tokio::io::AsyncWriteExt as _;
 
 /// Longer than any grace in here.
 const LONG: Duration = Duration::from_secs(30);
@@ -253,6 +256,32 @@ async fn exec_needs_a_running_container(lab: impl Lab) {
     let id = lab.runtime().create(&lab.spec("exec", Does::Run)).await.unwrap();
     let error = lab.runtime().exec(&id, &command, LONG).await.unwrap_err();
     assert!(matches!(error, RuntimeError::Refused { .. }), "{error:?}");
+    let spec = ExecSpec { command, stdout: true, ..ExecSpec::default() };
+    let error = lab.runtime().open_exec("none", &spec).await.err().unwrap();
+    assert!(matches!(&error, RuntimeError::NoSuchContainer(id) if id == "none"), "{error:?}");
+    let error = lab.runtime().open_exec(&id, &spec).await.err().unwrap();
+    assert!(matches!(error, RuntimeError::Refused { .. }), "{error:?}");
+}
+
+async fn a_session_carries_both_directions_and_the_end_of_stdin(lab: impl Lab) {
+    let id = lab.run("exec", Does::Run).await;
+    let spec = ExecSpec { command: lab.exec(Exec::Echo), stdin: true, stdout: true, stderr: true, tty: false };
+    let Session { id: exec, output, mut input } = lab.runtime().open_exec(&id, &spec).await.unwrap();
+    // More than fits anywhere in between: what comes back has to be read meanwhile.
+    let told = "x".repeat(300_000);
+    let send = async {
+        input.write_all(told.as_bytes()).await.unwrap();
+        input.shutdown().await.unwrap();
+    };
+    let both = async { tokio::join!(send, output.try_collect::<Vec<_>>()).1.unwrap() };
+    let parts = tokio::time::timeout(LONG, both).await.expect("an end of the output");
+    let parts = parts.into_iter().map(|part| match part {
+        Output::Stdout(part) => part,
+        Output::Stderr(part) => panic!("{part:?}"),
+    });
+    let text = String::from_utf8(parts.flatten().collect()).unwrap();
+    assert!(text == format!("hello\n{told}"), "{} bytes: {:.40}", text.len(), text);
+    assert_eq!(lab.runtime().exec_code(&exec).await.unwrap(), 7);
 }
 
 async fn logs_are_the_last_lines_of_both_streams(lab: impl Lab) {
@@ -372,6 +401,7 @@ contract!(
     exec_reports_exit_code_and_output,
     exec_is_over_when_its_time_is,
     exec_needs_a_running_container,
+    a_session_carries_both_directions_and_the_end_of_stdin,
     logs_are_the_last_lines_of_both_streams,
     a_log_is_read_as_asked,
     a_log_is_followed_to_the_end_of_its_container,

@@ -31,14 +31,15 @@ pub(crate) fn the_api_server_says_who_may_ask() {
     assert_eq!(ask(manager, "/pods"), forbidden("system:kube-controller-manager", "pods proxy"));
 
     // As Prometheus does.
-    let token = |account: &str| as_admin(&format!("kubectl create token {account}")).ok().stdout.trim().to_owned();
-    let user = "system:serviceaccount:default:default";
-    assert_eq!(ask(Who::Token(&token("default")), "/metrics"), forbidden(user, "metrics"));
     as_admin(
-        "kubectl create serviceaccount scraper; kubectl create clusterrole scraper --verb=get --resource=nodes/metrics,\
-         nodes/proxy; kubectl create clusterrolebinding scraper --clusterrole=scraper --serviceaccount=default:scraper",
+        "kubectl create serviceaccount stranger; kubectl create serviceaccount scraper; kubectl create clusterrole \
+         scraper --verb=get --resource=nodes/metrics,nodes/proxy; kubectl create clusterrolebinding scraper \
+         --clusterrole=scraper --serviceaccount=default:scraper",
     )
     .ok();
+    let token = |account: &str| as_admin(&format!("kubectl create token {account}")).ok().stdout.trim().to_owned();
+    let user = "system:serviceaccount:default:stranger";
+    assert_eq!(ask(Who::Token(&token("stranger")), "/metrics"), forbidden(user, "metrics"));
     let scraper = token("scraper");
     eventually(LONG, || {
         let (code, text) = ask(Who::Token(&scraper), "/metrics");
@@ -64,7 +65,7 @@ pub(crate) fn the_api_server_says_who_may_ask() {
 
 pub(crate) fn the_logs_of_a_mirror_are_those_of_its_containers() {
     init();
-    let talk = container("talk", "echo one; echo two >&2; echo three; sleep 3600");
+    let talk = container("talk", "echo one; echo two; sleep 0.1; echo three >&2; sleep 3600");
     run_pod("web", &format!("{talk}, {}", container("crash", "echo run; sleep 0.2; exit 3")));
     let logs = |flags: &str| kubectl(&format!("logs web-{NODE} {flags}"));
     let all = "one\ntwo\nthree\n";
@@ -107,12 +108,12 @@ pub(crate) fn commands_run_in_the_containers_of_a_mirror() {
     assert_eq!(exec("-- echo $'a\\tb' 'c d'").ok().stdout, "a\tb c d\n");
     // The end of stdin reaches the command, and what comes back is what was sent.
     let round = as_admin(&format!(
-        "head -c 3000000 /dev/urandom >/tmp/sent; timeout 15 kubectl exec -i web-{NODE} -- cat </tmp/sent >/tmp/back; \
-         cmp /tmp/sent /tmp/back"
+        "head -c 3000000 /dev/urandom >/var/tmp/sent; timeout 15 kubectl exec -i web-{NODE} -- cat </var/tmp/sent >/var/tmp/back; \
+         cmp /var/tmp/sent /var/tmp/back"
     ));
     round.ok();
     let counted =
-        as_admin(&format!("timeout 15 kubectl exec -i web-{NODE} -- sh -c 'wc -c; echo end' </tmp/sent")).ok();
+        as_admin(&format!("timeout 15 kubectl exec -i web-{NODE} -- sh -c 'wc -c; echo end' </var/tmp/sent")).ok();
     assert_eq!(counted.stdout.split_whitespace().collect::<Vec<_>>(), ["3000000", "end"]);
     // A terminal of the client's size.
     let sized = "until stty size | grep -q '^33 77$'; do sleep 0.1; done; stty size; tty";

@@ -51,9 +51,9 @@ pub(crate) fn ask_with(who: Who<'_>, path: &str, further: &[&str]) -> (u16, Stri
         Who::Kubeconfig(name) => {
             let path = format!("/etc/kubernetes/{name}");
             let found = kubeconfig::credentials(name, &fs::read_to_string(path).unwrap()).unwrap();
-            fs::write("/tmp/client.crt", &found.certificate_pem).unwrap();
-            fs::write("/tmp/client.key", found.key_pem.expose()).unwrap();
-            curl.args(pair("/tmp/client"));
+            fs::write("/var/tmp/client.crt", &found.certificate_pem).unwrap();
+            fs::write("/var/tmp/client.key", found.key_pem.expose()).unwrap();
+            curl.args(pair("/var/tmp/client"));
         }
         Who::Token(token) => _ = curl.args(["--header", &format!("Authorization: Bearer {token}")]),
     }

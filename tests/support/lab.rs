@@ -37,6 +37,8 @@ pub enum Exec {
     Fail7,
     /// Writes 20,000 times `x` and succeeds.
     WriteMuch,
+    /// Writes `hello`, then what it reads, and fails with exit code 7.
+    Echo,
     /// Takes a minute.
     Hang,
 }
@@ -156,7 +158,7 @@ impl Lab for FakeLab {
 
     fn exec(&self, exec: Exec) -> Vec<String> {
         let program = match exec {
-            Exec::Fail7 => Program::default().answers_exec(7, "hello\n"),
+            Exec::Fail7 | Exec::Echo => Program::default().answers_exec(7, "hello\n"),
             Exec::WriteMuch => Program::default().answers_exec(0, "x".repeat(20_000)),
             Exec::Hang => Program::default().exec_takes(Duration::from_mins(1)),
         };
@@ -288,6 +290,7 @@ impl Lab for DockerLab {
         let script = match exec {
             Exec::Fail7 => "echo hello; exit 7",
             Exec::WriteMuch => "head -c 20000 /dev/zero | tr '\\0' x",
+            Exec::Echo => "echo hello; cat; exit 7",
             Exec::Hang => "sleep 60",
         };
         ["/bin/sh", "-c", script].map(str::to_owned).to_vec()

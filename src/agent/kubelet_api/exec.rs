@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use base64::Engine as _;
@@ -21,6 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::Face;
+use super::authn::User;
 use super::channel::{self, Channel, Input, Version};
 use super::logs::Refusal;
 use super::reviews::Reviews;
@@ -79,6 +80,7 @@ fn handshake(headers: &HeaderMap) -> Option<(Version, String)> {
 /// `GET /exec/{namespace}/{pod}/{container}`.
 pub(super) async fn serve<R: Runtime, V: Reviews>(
     State(face): State<Face<R, V>>,
+    Extension(user): Extension<User>,
     Path((namespace, pod, container)): Path<(String, String, String)>,
     Query(parameters): Query<Vec<(String, String)>>,
     mut request: Request,
@@ -95,7 +97,8 @@ pub(super) async fn serve<R: Runtime, V: Reviews>(
     };
     let session = face.runtime.open_exec(id, &spec).await.map_err(|error| broken(error.to_string()))?;
     let upgrade = hyper::upgrade::on(&mut request);
-    tracing::info!(pod = %snapshot.key, container, command = spec.command.join(" "), "exec");
+    // Not what: there may be a secret in it.
+    tracing::info!(pod = %snapshot.key, container, user = user.name, "somebody runs a command");
     tokio::spawn(converse(face, upgrade, version, spec, session));
     Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)

@@ -98,7 +98,8 @@ pub(super) async fn serve<R: Runtime, V: Reviews>(
     let snapshot = face.snapshot(&namespace, &pod);
     let snapshot = snapshot.ok_or_else(|| Refusal(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist")))?;
     let id = choice(candidate(&snapshot, &face.node), &container, wish.previous)?;
-    let mut log = face.runtime.read_log(&id, wish.query);
+    // Asked again after its end, where the first answer is that.
+    let mut log = face.runtime.read_log(&id, wish.query).fuse().boxed();
     let log = match timeout(FIRST, log.next()).await {
         Ok(Some(Err(error))) => return Err(Refusal(StatusCode::BAD_REQUEST, error.to_string())),
         Ok(first) => stream::iter(first).chain(log).boxed(),

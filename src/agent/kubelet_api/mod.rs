@@ -270,7 +270,7 @@ fn not_here(why: &'static str) -> (StatusCode, String) {
 async fn guard<R: Runtime, V: Reviews + Clone>(
     State(face): State<Face<R, V>>,
     Extension(peer): Extension<Peer>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let header = request.headers().get(header::AUTHORIZATION);
@@ -284,7 +284,10 @@ async fn guard<R: Runtime, V: Reviews + Clone>(
     };
     let attributes = Attributes::of(request.method(), request.uri().path());
     match face.authorizer.check(&face.reviews, &user, &attributes).await {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            request.extensions_mut().insert(user);
+            next.run(request).await
+        }
         Err(refusal @ Refusal::Forbidden { .. }) => (StatusCode::FORBIDDEN, refusal.to_string()).into_response(),
         Err(refusal @ Refusal::Unknown { .. }) => {
             (StatusCode::INTERNAL_SERVER_ERROR, refusal.to_string()).into_response()
