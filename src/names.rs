@@ -1,4 +1,17 @@
-//! What names, labels and their values may look like in the Kubernetes API. Pure, without knowledge of fields.
+//! What names, labels, taints and their values may look like in the Kubernetes API, and names that several parts of
+//! plinth use. Pure, without knowledge of fields.
+
+/// Label and taint of a control plane's Node (kubeadm: `LabelNodeRoleControlPlane`).
+pub const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
+/// Taint of a Node that runs static pods only: it keeps pods away which the API server would bind to it.
+pub const STATIC_PODS_ONLY_TAINT: &str = "plinth.dev/static-pods-only";
+
+/// Annotation of a mirror pod: the `kubernetes.io/config.hash` of its static pod. The API server lets nobody change it.
+pub const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// What a taint may do (core validation: `validateTaintEffect`).
+pub const TAINT_EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 /// RFC 1123 label: lower case letters, digits and dashes, a letter or digit at both ends, at most 63 characters
 /// (apimachinery: `IsDNS1123Label`).
@@ -33,6 +46,11 @@ pub fn is_qualified_name(text: &str) -> bool {
         Some((prefix, name)) => is_dns_subdomain(prefix) && is_label_value(name),
         None => is_label_value(text),
     }
+}
+
+/// A taint as the API server takes it (core validation: `ValidateNodeTaints`).
+pub fn is_taint(key: &str, value: &str, effect: &str) -> bool {
+    is_qualified_name(key) && (value.is_empty() || is_label_value(value)) && TAINT_EFFECTS.contains(&effect)
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ pub async fn run<R: Runtime>(host: &Host<'_, R>, made: &Made, options: Options) 
     manager.stop(layout).await?;
     phase.done("the agent is stopped");
     let made = &made.again(host).await?;
-    remove_node(host).await;
+    remove_node(host, options).await;
 
     let mut reasons = Reasons::new();
     let mut phase = host.printer.phase("containers");
@@ -156,19 +156,22 @@ pub async fn run<R: Runtime>(host: &Host<'_, R>, made: &Made, options: Options) 
 
 /// Removes the Node of this host and its mirror pods, where it is registered and the API server answers: it is the last
 /// one who could. etcd's data may be kept, or be somebody else's.
-async fn remove_node<R>(host: &Host<'_, R>) {
+async fn remove_node<R>(host: &Host<'_, R>, options: Options) {
     let read = |file: &str| std::fs::read_to_string(host.layout.kubernetes().join(file)).ok();
     let Some(node) = read(kubeconfig::KUBELET_FILE).and_then(|text| kubeconfig::node_of(&text)) else { return };
     let Some(super_admin) = read("super-admin.conf") else { return };
     let mut phase = host.printer.phase("node");
     phase.update(&format!("removing the Node {node}"));
-    match timeout(ASK_API_SERVER, cluster::node::remove(&super_admin, &node)).await {
-        Ok(Ok(())) => phase.done(&format!("removed the Node {node} and its mirror pods")),
-        Ok(Err(error)) => {
-            tracing::debug!(error = with_causes(&error), "the Node stays");
-            phase.done(&format!("the API server does not remove the Node {node}; it goes with etcd's data"));
-        }
-        Err(_) => phase.done(&format!("no API server answers; the Node {node} goes with etcd's data")),
+    let why = match timeout(ASK_API_SERVER, cluster::node::remove(&super_admin, &node)).await {
+        Ok(Ok(())) => return phase.done(&format!("removed the Node {node} and its mirror pods")),
+        Ok(Err(error)) => with_causes(&error),
+        Err(_) => "the API server does not answer".to_owned(),
+    };
+    if options.keep_etcd_data {
+        phase.failed(&format!("the Node {node} stays in etcd's data"));
+        host.printer.warning(&format!("{why}; when an API server runs on the data again: kubectl delete node {node}"));
+    } else {
+        phase.done(&format!("the Node {node} goes with etcd's data"));
     }
 }
 

@@ -19,20 +19,19 @@ pub(super) async fn mark<R>(lifted: &[String], goal: &Goal<'_>, host: &Host<'_, 
     Ok(())
 }
 
-/// Takes it away, with its mirror pods and its kubeconfig. The agent runs without it by now. An API server that does not
-/// answer keeps only what is its own: nobody renews that any more.
+/// Takes it away, with its mirror pods and its kubeconfig. The agent runs without it by now. While the Node cannot be
+/// removed the kubeconfig stays, so that the next run tries again.
 pub(super) async fn remove<R>(goal: &Goal<'_>, host: &Host<'_, R>) -> Result<(), ApplyError> {
     let name = &goal.cluster.node_name;
     let mut phase = host.printer.phase("mark-control-plane");
     phase.update(&format!("removing the Node {name}"));
-    match cluster::node::remove(&super_admin(goal, host.layout)?, name).await {
-        Ok(()) => phase.done(&format!("removed the Node {name} and its mirror pods")),
-        Err(error) => {
-            phase.failed(&format!("the Node {name} is still there"));
-            let why = with_causes(&error);
-            host.printer.warning(&format!("{why}; when the API server answers: kubectl delete node {name}"));
-        }
+    if let Err(error) = cluster::node::remove(&super_admin(goal, host.layout)?, name).await {
+        phase.failed(&format!("the Node {name} is still there"));
+        let why = with_causes(&error);
+        host.printer.warning(&format!("{why}; when the API server answers, run `plinth init` again"));
+        return Ok(());
     }
+    phase.done(&format!("removed the Node {name} and its mirror pods"));
     let path = host.layout.kubernetes().join(kubeconfig::KUBELET_FILE);
     fsx::remove_file(&path)?;
     host.journal.append(&[Record::Gone { what: Creation::File { path } }])?;

@@ -20,6 +20,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::kubeconfig;
+
 /// Group of `admin.conf`, and name of the binding that gives it its rights (kubeadm:
 /// `ClusterAdminsGroupAndClusterRoleBinding`).
 pub const CLUSTER_ADMINS: &str = "kubeadm:cluster-admins";
@@ -73,6 +75,12 @@ pub enum ClusterError {
         /// Why not.
         #[source]
         source: Box<kube::Error>,
+    },
+    /// The API server does not say anything of the Node.
+    #[error("the API server does not answer about the Node `{name}`")]
+    NodeUnknown {
+        /// Its name.
+        name: String,
     },
     /// Nodes or metrics cannot be read.
     #[error("the API server does not tell its nodes and metrics")]
@@ -144,8 +152,11 @@ where
 
 /// A client with the text of the kubeconfig `file`.
 pub(crate) async fn client(file: &'static str, text: &str) -> Result<Client, ClusterError> {
-    let kubeconfig =
-        Kubeconfig::from_yaml(text).map_err(|error| ClusterError::Kubeconfig { file, source: error.into() })?;
+    // The parser's message shows the place, and the place may be a key.
+    let kubeconfig = Kubeconfig::from_yaml(text).map_err(|error| ClusterError::Kubeconfig {
+        file,
+        source: kubeconfig::KubeconfigError::syntax(file, &error).into(),
+    })?;
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .map_err(|error| ClusterError::Kubeconfig { file, source: error.into() })?;

@@ -9,17 +9,20 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Api, Client};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{ClusterError, RETRY, client};
 use crate::config::Registration;
+use crate::names::{CONFIG_MIRROR, CONTROL_PLANE, STATIC_PODS_ONLY_TAINT};
 
-/// Labels of a control plane's Node (kubeadm: `LabelNodeRoleControlPlane`, `LabelExcludeFromExternalLB`).
-const LABELS: [&str; 2] =
-    ["node-role.kubernetes.io/control-plane", "node.kubernetes.io/exclude-from-external-load-balancers"];
+/// Labels of a control plane's Node (kubeadm: also `LabelExcludeFromExternalLB`).
+const LABELS: [&str; 2] = [CONTROL_PLANE, "node.kubernetes.io/exclude-from-external-load-balancers"];
 
-/// Annotation of a mirror pod.
-const MIRROR: &str = "kubernetes.io/config.mirror";
+/// By these labels DaemonSets find nodes that run their pods; a kubelet that was here before has left them.
+const OS_LABELS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
+
+/// How long one request may take.
+const ASK: Duration = Duration::from_secs(5);
 
 /// What the API server has of this host's Node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,12 +58,18 @@ pub async fn mark(
     let nodes = nodes(super_admin).await?;
     let deadline = Instant::now() + within;
     loop {
-        let error = match try_to_mark(&nodes, name, registration, lifted).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => ClusterError::NotRegistered { name: name.to_owned() },
-            Err(error) => ClusterError::node(name)(error),
+        let (error, is_final) = match timeout(ASK, try_to_mark(&nodes, name, registration, lifted)).await {
+            Ok(Ok(true)) => return Ok(()),
+            Ok(Ok(false)) => (ClusterError::NotRegistered { name: name.to_owned() }, false),
+            Ok(Err(error)) => {
+                // Another one has written in between, or has no time; whatever else is refused stays refused.
+                let is_final = matches!(&error, kube::Error::Api(status)
+                    if (400..500).contains(&status.code) && ![404, 409, 429].contains(&status.code));
+                (ClusterError::node(name)(error), is_final)
+            }
+            Err(_) => (ClusterError::NodeUnknown { name: name.to_owned() }, false),
         };
-        if Instant::now() + RETRY >= deadline {
+        if is_final || Instant::now() + RETRY >= deadline {
             return Err(error);
         }
         tracing::debug!(%error, "the Node cannot be marked yet");
@@ -86,27 +95,27 @@ async fn try_to_mark(
 /// must not run, or it registers it again.
 pub async fn remove(super_admin: &str, name: &str) -> Result<(), ClusterError> {
     let client = client("super-admin.conf", super_admin).await?;
-    remove_objects(client, name).await.map_err(ClusterError::node(name))
+    let removed = timeout(2 * ASK, remove_objects(client, name)).await;
+    removed.map_err(|_| ClusterError::NodeUnknown { name: name.to_owned() })?.map_err(ClusterError::node(name))
 }
 
 async fn remove_objects(client: Client, name: &str) -> kube::Result<()> {
     let on_node = ListParams::default().fields(&format!("spec.nodeName={name}"));
     for pod in Api::<Pod>::all(client.clone()).list(&on_node).await? {
         let metadata = pod.metadata;
-        let is_mirror = metadata.annotations.is_some_and(|annotations| annotations.contains_key(MIRROR));
+        let is_mirror = metadata.annotations.is_some_and(|annotations| annotations.contains_key(CONFIG_MIRROR));
         if let (true, Some(namespace), Some(pod)) = (is_mirror, metadata.namespace, metadata.name) {
             let at_once = DeleteParams {
                 preconditions: Some(Preconditions { uid: metadata.uid, resource_version: None }),
                 ..DeleteParams::default().grace_period(0)
             };
-            unless_gone(Api::<Pod>::namespaced(client.clone(), &namespace).delete(&pod, &at_once).await)?;
+            // One that somebody does not let go is collected without its Node.
+            if let Err(error) = Api::<Pod>::namespaced(client.clone(), &namespace).delete(&pod, &at_once).await {
+                tracing::debug!(%error, pod, "a mirror pod stays for now");
+            }
         }
     }
-    unless_gone(Api::<Node>::all(client).delete(name, &DeleteParams::default()).await)
-}
-
-fn unless_gone<T>(deleted: kube::Result<T>) -> kube::Result<()> {
-    match deleted {
+    match Api::<Node>::all(client).delete(name, &DeleteParams::default()).await {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         deleted => deleted.map(drop),
     }
@@ -123,12 +132,17 @@ fn marked(node: &Node, registration: &Registration, lifted: &[String]) -> Option
     for label in LABELS {
         labels.entry(label.to_owned()).or_default();
     }
+    labels.retain(|label, _| !OS_LABELS.contains(&label.as_str()));
     let spec = marked.spec.get_or_insert_default();
     let mut taints = spec.taints.take().unwrap_or_default();
     taints.retain(|taint| !lifted.contains(&text_of(taint)));
-    for taint in &registration.taints {
-        if !taints.iter().any(|one| text_of(one) == text_of(taint)) {
-            taints.push(taint.clone());
+    let own = Taint { key: STATIC_PODS_ONLY_TAINT.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
+    for taint in [&own].into_iter().chain(&registration.taints) {
+        // A key may be there once for an effect.
+        match taints.iter_mut().find(|one| (&one.key, &one.effect) == (&taint.key, &taint.effect)) {
+            Some(one) if text_of(one) == text_of(taint) => {}
+            Some(one) => *one = taint.clone(),
+            None => taints.push(taint.clone()),
         }
     }
     spec.taints = Some(taints).filter(|taints| !taints.is_empty());
@@ -163,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_node_gets_what_it_lacks_and_keeps_what_others_gave_it() {
-        let own = taint("plinth.dev/static-pods-only", None, "NoSchedule");
+        let own = taint(STATIC_PODS_ONLY_TAINT, None, "NoSchedule");
         let role = taint(LABELS[0], None, "NoSchedule");
         let foreign = taint("example.com/a", Some("b"), "NoExecute");
         let registration = Registration { taints: vec![role.clone()] };

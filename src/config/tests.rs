@@ -570,7 +570,11 @@ fn a_node_is_registered_by_the_flag_of_a_kubelet() {
         assert_eq!(from_file(&kept).unwrap().cluster.registration, loaded.cluster.registration);
         assert_eq!(kept.contains("kubeletExtraArgs"), loaded.cluster.registration.is_some());
     }
-    for fields in [arguments("on"), arguments("true") + "  taints: [{key: a, effect: Never}]\n"] {
+    for fields in [
+        arguments("on"),
+        arguments("true") + "  taints: [{key: a, effect: Never}]\n",
+        arguments("true") + "  taints: [{key: a, value: x, effect: NoExecute}, {key: a, effect: NoExecute}]\n",
+    ] {
         let errors = init_file(&format!("nodeRegistration:\n  name: a\n{fields}")).unwrap_err();
         assert_eq!(errors.iter().count(), 1, "{errors}");
     }

@@ -21,11 +21,8 @@ use super::{
     ApiServer, CertificatePolicy, Checked, Cluster, ComponentOptions, Endpoint, Etcd, ExtraVolume, Host, HostFacts,
     HostView, KeyAlgorithm, Networking, Registration, San, Timeouts, defaults, duration, file,
 };
-use crate::names::{is_dns_label, is_dns_subdomain, is_label_value, is_qualified_name};
+use crate::names::{CONTROL_PLANE, is_dns_label, is_dns_subdomain, is_taint};
 use crate::release::{DEFAULT_IMAGE_REPOSITORY, KubernetesVersion, VersionError};
-
-/// Label and taint of a control plane's Node (kubeadm: `LabelNodeRoleControlPlane`).
-const NODE_ROLE: &str = "node-role.kubernetes.io/control-plane";
 
 const DNS_NAME: &str = "lower case letters, digits, `-` and `.`, beginning and ending with a letter or digit";
 
@@ -150,12 +147,17 @@ fn registration(wire: &wire::NodeRegistration, checker: &mut Checker<'_>) -> Opt
             }
         }
     }
-    for (index, taint) in wire.taints.iter().flatten().enumerate() {
-        if !is_taint(taint) {
-            let text = format!("{}={}:{}", taint.key, taint.value.as_deref().unwrap_or_default(), taint.effect);
-            let expected = "a label's key and value, and NoSchedule, PreferNoSchedule or NoExecute";
-            checker.invalid(&format!("nodeRegistration.taints[{index}]"), text, "is no taint", expected);
-        }
+    let taints = wire.taints.as_deref().unwrap_or_default();
+    for (index, taint) in taints.iter().enumerate() {
+        let value = taint.value.as_deref().unwrap_or_default();
+        let again = taints[..index].iter().any(|other| (&other.key, &other.effect) == (&taint.key, &taint.effect));
+        let (problem, expected) = match is_taint(&taint.key, value, &taint.effect) {
+            true if again => ("is there twice", "each key once for an effect"),
+            true => continue,
+            false => ("is no taint", "a label's key and value, and NoSchedule, PreferNoSchedule or NoExecute"),
+        };
+        let text = format!("{}={value}:{}", taint.key, taint.effect);
+        checker.invalid(&format!("nodeRegistration.taints[{index}]"), text, problem, expected);
     }
     if !registers {
         if wire.taints.as_ref().is_some_and(|taints| !taints.is_empty()) {
@@ -164,16 +166,8 @@ fn registration(wire: &wire::NodeRegistration, checker: &mut Checker<'_>) -> Opt
         return None;
     }
     // Nobody has named any: those of a control plane. An empty list is none (kubeadm: `SetNodeRegistrationDynamicDefaults`).
-    let usual = || vec![Taint { key: NODE_ROLE.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() }];
+    let usual = || vec![Taint { key: CONTROL_PLANE.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() }];
     Some(Registration { taints: wire.taints.clone().unwrap_or_else(usual) })
-}
-
-/// As the API server checks it (core validation: `ValidateNodeTaints`).
-fn is_taint(taint: &Taint) -> bool {
-    let value = taint.value.as_deref().unwrap_or_default();
-    is_qualified_name(&taint.key)
-        && (value.is_empty() || is_label_value(value))
-        && ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&taint.effect.as_str())
 }
 
 /// Lower case, without surrounding blanks (component-helpers: `GetHostname`).

@@ -187,8 +187,7 @@ pub fn node_of(text: &str) -> Option<String> {
 /// Reads the credentials of the current context of `text`; `file` is for the error. They must be embedded.
 pub fn credentials(file: &str, text: &str) -> Result<Credentials, KubeconfigError> {
     // The parser's message shows the place, and the place may be a key: only the line is passed on.
-    let config: wire::Config = yaml::from_str(text)
-        .map_err(|error| KubeconfigError::Syntax { file: file.to_owned(), line: line_of(&error.to_string()) })?;
+    let config: wire::Config = yaml::from_str(text).map_err(|error| KubeconfigError::syntax(file, &error))?;
     let missing = |what: &'static str, name: &str| KubeconfigError::MissingEntry {
         file: file.to_owned(),
         what,
@@ -296,6 +295,18 @@ pub enum KubeconfigError {
         /// What the writer says.
         reason: String,
     },
+}
+
+impl KubeconfigError {
+    /// What the parser says of `file`, as far as it cannot hold a part of it.
+    pub(crate) fn syntax(file: &str, error: &dyn std::error::Error) -> Self {
+        let mut line = line_of(&error.to_string());
+        let mut cause = error.source();
+        while let (None, Some(inner)) = (line, cause) {
+            (line, cause) = (line_of(&inner.to_string()), inner.source());
+        }
+        Self::Syntax { file: file.to_owned(), line }
+    }
 }
 
 impl Hint for KubeconfigError {

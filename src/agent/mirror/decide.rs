@@ -13,10 +13,8 @@ use crate::agent::pod::{CONFIG_SEEN, PodKey, StaticPod};
 use crate::agent::report;
 use crate::agent::step::is_running;
 use crate::agent::translate::Node;
+use crate::names::CONFIG_MIRROR;
 use crate::runtime::labels::SPEC_HASH;
-
-/// Annotation of a mirror: the `kubernetes.io/config.hash` of its static pod. The API server lets nobody change it.
-pub const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// What is known on this side.
 #[derive(Debug, Clone, Copy)]

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::decide::{Action, View, decide, foreign, key_of};
-use self::status::{EXPLAINED, STATIC_PODS_ONLY};
+use self::status::{EXPLAINED, STATIC_PODS_ONLY_REASON};
 use super::board::Board;
 use super::events::Kind;
 use super::pod::PodKey;
@@ -231,8 +231,13 @@ impl Mirrors {
                     Action::Create(_) => tries.creation_at = Some(now + CREATED_AGAIN),
                     Action::Delete { .. } => {}
                     Action::Status { uid, status, .. } => {
-                        if status["reason"] == STATIC_PODS_ONLY {
-                            self.context.board.tell(reference(&key, uid), Kind::Warning, STATIC_PODS_ONLY, EXPLAINED);
+                        if status["reason"] == STATIC_PODS_ONLY_REASON {
+                            self.context.board.tell(
+                                reference(&key, uid),
+                                Kind::Warning,
+                                STATIC_PODS_ONLY_REASON,
+                                EXPLAINED,
+                            );
                         }
                         let version = object.as_ref().and_then(|object| object.metadata.resource_version.clone());
                         tries.taken = Some((status.clone(), version));

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value};
 
 /// Reason in the status of a pod that is bound to this node and not run.
-pub const STATIC_PODS_ONLY: &str = "StaticPodsOnly";
+pub const STATIC_PODS_ONLY_REASON: &str = "StaticPodsOnly";
 
 /// The fields that are written here; the others are the API server's.
 const OWN: [&str; 12] = [
@@ -41,13 +41,13 @@ pub(super) fn refused(observed: &PodStatus, now: Timestamp) -> PodStatus {
     let condition = |type_: &str| PodCondition {
         type_: type_.to_owned(),
         status: "False".to_owned(),
-        reason: Some(STATIC_PODS_ONLY.to_owned()),
+        reason: Some(STATIC_PODS_ONLY_REASON.to_owned()),
         message: Some(EXPLAINED.to_owned()),
         ..PodCondition::default()
     };
     PodStatus {
         phase: observed.phase.clone().or_else(|| Some("Pending".to_owned())),
-        reason: Some(STATIC_PODS_ONLY.to_owned()),
+        reason: Some(STATIC_PODS_ONLY_REASON.to_owned()),
         message: Some(EXPLAINED.to_owned()),
         conditions: Some(merged(vec![condition("Ready"), condition("ContainersReady")], observed, now)),
         ..observed.clone()

@@ -3,15 +3,13 @@
 use k8s_openapi::api::core::v1::Taint;
 
 use super::object::OS_LABEL;
-use crate::names::{is_label_value, is_qualified_name};
-
-const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+use crate::names::{TAINT_EFFECTS, is_label_value, is_qualified_name};
 
 /// Why a value is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FlagError {
     /// Not of the form of a taint.
-    #[error("expected KEY=VALUE:EFFECT or KEY:EFFECT, where EFFECT is one of {}", EFFECTS.join(", "))]
+    #[error("expected KEY=VALUE:EFFECT or KEY:EFFECT, where EFFECT is one of {}", TAINT_EFFECTS.join(", "))]
     Taint,
     /// Not of the form of a label.
     #[error("expected KEY=VALUE")]
@@ -26,7 +24,7 @@ pub enum FlagError {
 
 /// `key=value:effect`, `key=:effect` or `key:effect`.
 pub fn taint(text: &str) -> Result<Taint, FlagError> {
-    let parts = text.trim().rsplit_once(':').filter(|(_, effect)| EFFECTS.contains(effect));
+    let parts = text.trim().rsplit_once(':').filter(|(_, effect)| TAINT_EFFECTS.contains(effect));
     let (pair, effect) = parts.ok_or(FlagError::Taint)?;
     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
     check(pair, key, value)?;

@@ -13,10 +13,8 @@ use serde_json::{Map, Value, json};
 
 use super::capacity::Capacity;
 use crate::agent::translate::Node;
+use crate::names::STATIC_PODS_ONLY_TAINT;
 use crate::proc::Proc;
-
-/// Key of the taint that keeps pods away which the API server would bind to this node.
-pub const STATIC_PODS_ONLY: &str = "plinth.dev/static-pods-only";
 
 /// How old a status may be that says nothing new (kubelet: `nodeStatusReportFrequency`).
 const REPORTED: SignedDuration = SignedDuration::from_mins(5);
@@ -104,7 +102,7 @@ impl Facts<'_> {
 
     /// The object to register.
     pub fn object(&self, status: &NodeStatus) -> DynamicObject {
-        let own = Taint { key: STATIC_PODS_ONLY.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
+        let own = Taint { key: STATIC_PODS_ONLY_TAINT.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
         let taints: Vec<_> = self.taints.iter().filter(|taint| taint.key != own.key).chain([&own]).collect();
         let metadata = json!({
             "name": self.node.name,
@@ -233,10 +231,10 @@ fn says(condition: &NodeCondition) -> (&str, Option<&str>, Option<&str>) {
 /// What is wrong with an object that only somebody with more rights can mend.
 pub fn remarks(observed: &DynamicObject) -> Vec<String> {
     let taints = observed.data.pointer("/spec/taints").and_then(Value::as_array);
-    let is_tainted = taints.is_some_and(|taints| taints.iter().any(|taint| taint["key"] == STATIC_PODS_ONLY));
+    let is_tainted = taints.is_some_and(|taints| taints.iter().any(|taint| taint["key"] == STATIC_PODS_ONLY_TAINT));
     let missing = format!(
-        "the node has no taint {STATIC_PODS_ONLY}:NoSchedule, so that pods may be bound to it that are not run here; \
-         `kubectl taint nodes {} {STATIC_PODS_ONLY}:NoSchedule` sets it",
+        "the node has no taint {STATIC_PODS_ONLY_TAINT}:NoSchedule, so that pods may be bound to it that are not run here; \
+         `kubectl taint nodes {} {STATIC_PODS_ONLY_TAINT}:NoSchedule` sets it",
         observed.metadata.name.as_deref().unwrap_or_default()
     );
     (!is_tainted).then_some(missing).into_iter().collect()
