@@ -283,7 +283,7 @@ pub(crate) fn a_mirror_follows_its_file() {
     mirrored(SOON);
     remove_manifest("web");
     eventually(LONG, || check(object(&format!("pod web-{name}")).is_none(), || "it is still shown".to_owned()));
-    assert_eq!(docker("ps --quiet --filter label=io.kubernetes.pod.name=web"), "");
+    assert_eq!(docker(&format!("ps --all --quiet --filter label=io.kubernetes.pod.name=web-{name}")), "");
 
     // One that crashes again and again is shown so.
     manifest("bad", "exit 3", &json!({}));
