@@ -21,6 +21,7 @@ use crate::config::{ConfigFile, HostFacts, duration};
 use crate::error::Exit;
 use crate::journal::Journal;
 use crate::release::{DEFAULT_IMAGE_REPOSITORY, DEFAULT_VERSION, KubernetesVersion};
+use crate::runtime::docker::Docker;
 use crate::service;
 
 /// Flags are the kubelet's wherever it has them.
@@ -101,6 +102,34 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     if args.detached {
         service::leave_session();
     }
+    let (options, docker) = prepare(&args, context)?;
+    let stop = CancellationToken::new();
+    let ended = agent::run(options, docker, context.clock.clone(), stop.clone());
+    tokio::pin!(ended);
+    tokio::select! {
+        result = &mut ended => result?,
+        () = interrupted() => {
+            stop.cancel();
+            ended.await?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// What an agent with this command line, `agent` and its flags, works with.
+pub(super) fn of_command_line(arguments: &[String], context: &Context) -> Result<(Options, Docker), Failure> {
+    #[derive(clap::Parser)]
+    #[command(no_binary_name = false)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+    let line = <Line as clap::Parser>::try_parse_from(arguments).context("cannot read the agent's command line")?;
+    prepare(&line.args, context)
+}
+
+/// Brings flags, file and host together.
+fn prepare(args: &Args, context: &Context) -> Result<(Options, Docker), Failure> {
     let config = match &args.config {
         Some(path) => read_config(path)?,
         None => KubeletConfig::default(),
@@ -113,8 +142,9 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
         Some(image) => image.clone(),
         None => default_pause_image()?,
     };
-    let mut options = options(context, &node_name, &pause);
-    settle(&mut options, &args, config)?;
+    let mut options = Options::new(context.layout.clone(), node_name, pause);
+    options.ledger = Arc::new(Journal::of(&context.layout));
+    settle(&mut options, args, config)?;
     options.node_address = args.node_ip;
     options.register = args.register_node.then(|| Registration {
         kubeconfig: context.layout.below_root(&args.kubeconfig),
@@ -123,23 +153,13 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
         kubelet_port: options.kubelet_api.as_ref().map(|settings| settings.listen.port()),
     });
     let docker = match args.docker_host.as_deref() {
-        Some(host) => crate::runtime::docker::Docker::connect(Some(host))
+        Some(host) => Docker::connect(Some(host))
             .context("cannot use --docker-host")
             .map_err(Failure::usage)?
             .with_credentials(context.credentials()),
         None => context.docker()?,
     };
-    let stop = CancellationToken::new();
-    let ended = agent::run(options, docker, context.clock.clone(), stop.clone());
-    tokio::pin!(ended);
-    tokio::select! {
-        result = &mut ended => result?,
-        () = interrupted() => {
-            stop.cancel();
-            ended.await?;
-        }
-    }
-    Ok(Exit::Done)
+    Ok((options, docker))
 }
 
 fn read_config(path: &Path) -> Result<KubeletConfig, Failure> {
@@ -203,13 +223,6 @@ fn headers(given: &[Hidden]) -> Result<Vec<(String, String)>, anyhow::Error> {
             Ok((name.trim().to_owned(), value.trim().to_owned()))
         })
         .collect()
-}
-
-/// The agent's settings on this host.
-pub(super) fn options(context: &Context, node_name: &str, pause_image: &str) -> Options {
-    let mut options = Options::new(context.layout.clone(), node_name, pause_image);
-    options.ledger = Arc::new(Journal::of(&context.layout));
-    options
 }
 
 fn default_pause_image() -> Result<String, Failure> {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, Failure, Outcome, agent, interrupted, ledger};
 use crate::agent::AgentError;
 use crate::apply::{self, ApplyError, EtcdStuck, Host, Launch};
+use crate::cluster::node::text_of;
 use crate::config::{self, Cluster, ConfigFile, HostFacts, HostView, Loaded, Overrides, Running};
 use crate::error::{Exit, with_causes};
 use crate::etcd::Prospect;
@@ -304,8 +305,8 @@ struct ForegroundAgent {
 impl ForegroundAgent {
     fn new(context: &Context, cluster: &Cluster) -> Result<Self, Failure> {
         let (begin, stop) = (Arc::new(Notify::new()), CancellationToken::new());
-        let options = agent::options(context, &cluster.node_name, &cluster.pause_image());
-        let (docker, clock) = (context.docker()?, context.clock.clone());
+        let (options, docker) = agent::of_command_line(&agent_command(context, cluster)?.arguments, context)?;
+        let clock = context.clock.clone();
         let running = tokio::spawn({
             let (begin, stop) = (begin.clone(), stop.clone());
             async move {
@@ -338,8 +339,13 @@ fn agent_command(context: &Context, cluster: &Cluster) -> Result<AgentCommand, F
         format!("--hostname-override={}", cluster.node_name),
         format!("--pod-infra-container-image={}", cluster.pause_image()),
     ];
-    if cluster.registration.is_some() {
+    if let Some(registration) = &cluster.registration {
+        let taints: Vec<_> = registration.taints.iter().map(text_of).collect();
+        let authority = context.layout.below_root(&cluster.cert_dir).join("ca.crt");
         arguments.push("--register-node".to_owned());
+        arguments.push(format!("--node-ip={}", cluster.advertise_address));
+        arguments.push(format!("--client-ca-file={}", authority.display()));
+        arguments.extend((!taints.is_empty()).then(|| format!("--register-with-taints={}", taints.join(","))));
     }
     arguments.extend(context.environment.get("DOCKER_HOST").map(|engine| format!("--docker-host={engine}")));
     Ok(AgentCommand { program, arguments })
