@@ -1,6 +1,6 @@
 //! The interface over TLS, with certificates made by [`crate::pki`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -172,6 +172,7 @@ impl Fixture {
             last_words: BTreeMap::new(),
             remarks: Vec::new(),
             doing: None,
+            pulled: BTreeSet::new(),
             update: None,
         });
     }
