@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub remarks: Vec<String>,
     /// What is being done right now and takes long.
     pub doing: Option<Doing>,
+    /// Names of containers whose image this worker has pulled and that it has not made since.
+    pub pulled: BTreeSet<String>,
     /// The file's spec, where it is not the one that serves.
     pub update: Option<Update>,
 }

@@ -113,7 +113,7 @@ fn holding_pod<'a>(own: &PodKey, port: &HostPort, snapshots: &'a [Snapshot]) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::sync::Arc;
 
     use jiff::Timestamp;
@@ -152,6 +152,7 @@ mod tests {
             last_words: BTreeMap::new(),
             remarks: Vec::new(),
             doing: None,
+            pulled: BTreeSet::new(),
             update: None,
         }
     }

@@ -76,6 +76,8 @@ pub struct Health {
     pub message: Option<String>,
     /// How often a probe has failed.
     pub failures: u32,
+    /// The last of these failures, whatever came after it.
+    pub failure: Option<String>,
     /// Where its `postStart` hook is; `None` when it has succeeded or there is none. No probe runs before.
     pub post_start: Option<PostStart>,
 }
@@ -118,7 +120,10 @@ impl Health {
             }
             _ => {}
         }
-        self.failures += u32::from(matches!(report.outcome, Outcome::Failure(_)));
+        if matches!(report.outcome, Outcome::Failure(_)) {
+            self.failures += 1;
+            self.failure.clone_from(&failure);
+        }
         self.message = failure;
     }
 }

@@ -177,6 +177,11 @@ impl PodState {
         self.pulled.insert(container.to_owned());
     }
 
+    /// Names of those whose image was pulled for their next creation.
+    pub const fn awaiting_creation(&self) -> &BTreeSet<String> {
+        &self.pulled
+    }
+
     /// `container` was created.
     pub fn created(&mut self, container: &str) {
         self.failures.remove(container);

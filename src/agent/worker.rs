@@ -1048,6 +1048,7 @@ impl<R: Runtime> Worker<R> {
             last_words: self.last_words.clone(),
             remarks,
             doing,
+            pulled: self.state.awaiting_creation().clone(),
             update: self.surge.update().cloned(),
         });
     }

@@ -19,7 +19,7 @@ use super::board::{Doing, Snapshot};
 use super::pod::PodKey;
 use super::probe::{Health, PostStart};
 use super::step::{SANDBOX, Waiting, is_running, name_of, uid_of};
-use crate::runtime::Container;
+use crate::runtime::{Container, State};
 
 /// How many events wait to be written, as with a kubelet (client-go: `maxQueuedEvents`).
 const QUEUE: usize = 1000;
@@ -84,6 +84,9 @@ pub fn between(before: Option<&Snapshot>, after: &Snapshot, at: Timestamp) -> Ve
     let pod = PodEvents { key: &after.key, uid: uid.unwrap_or_default(), at };
     let mut events = Vec::new();
     if let Some(before) = before {
+        for name in after.pulled.difference(&before.pulled) {
+            events.extend(pod.pulled(after, name));
+        }
         for (id, container) in after.containers.iter().filter(|(_, container)| name_of(container) != SANDBOX) {
             events.extend(pod.life(before, before.containers.get(id), container));
         }
@@ -136,20 +139,29 @@ impl PodEvents<'_> {
         Event { object, kind, reason, message: message.into(), at: self.at }
     }
 
-    /// A container was made, or has begun to run.
+    /// The image of a container was pulled. Those of sandboxes are the engine's business, as with a kubelet.
+    fn pulled(&self, after: &Snapshot, name: &str) -> Option<Event> {
+        let image = after.pod.as_ref()?.container(name)?.image.as_deref().unwrap_or_default();
+        Some(self.event(name, Kind::Normal, "Pulled", format!("Successfully pulled image \"{image}\"")))
+    }
+
+    /// A container was made, or has begun to run; it may have ended since.
     fn life(&self, before: &Snapshot, known: Option<&Container>, now: &Container) -> Vec<Event> {
         let name = name_of(now);
         let mut events = Vec::new();
         if known.is_none() {
-            let image = &now.image;
-            let pulled = match &before.doing {
-                Some(Doing::Pulling { .. }) => format!("Successfully pulled image \"{image}\""),
-                _ => format!("Container image \"{image}\" already present on machine"),
-            };
-            events.push(self.event(name, Kind::Normal, "Pulled", pulled));
+            if !before.pulled.contains(name) {
+                let present = format!("Container image \"{}\" already present on machine", now.image);
+                events.push(self.event(name, Kind::Normal, "Pulled", present));
+            }
             events.push(self.event(name, Kind::Normal, "Created", "Container created"));
         }
-        if is_running(now) && !known.is_some_and(is_running) {
+        let started = match &now.state {
+            State::Created { .. } => false,
+            State::Running { .. } => !known.is_some_and(is_running),
+            State::Exited(_) => known.is_none_or(|known| matches!(known.state, State::Created { .. })),
+        };
+        if started {
             events.push(self.event(name, Kind::Normal, "Started", "Container started"));
         }
         events
@@ -188,7 +200,8 @@ impl PodEvents<'_> {
                 vec![event(Kind::Normal, "BackOff", format!("Back-off pulling image: {message}"))]
             }
             "ErrImageNeverPull" => vec![event(Kind::Warning, "ErrImageNeverPull", message.clone())],
-            _ if name == SANDBOX && !message.is_empty() => {
+            // With that reason it waits for its turn; nothing has failed.
+            reason if name == SANDBOX && reason != "ContainerCreating" && !message.is_empty() => {
                 vec![event(Kind::Warning, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"))]
             }
             "CreateContainerError"
@@ -208,7 +221,7 @@ impl PodEvents<'_> {
                 name,
                 Kind::Warning,
                 "Unhealthy",
-                capital(now.message.as_deref().unwrap_or_default()),
+                capital(now.failure.as_deref().unwrap_or_default()),
             ));
         }
         if let Some(PostStart::Failed(why)) = &now.post_start

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::*;
@@ -39,6 +40,7 @@ fn snapshot(containers: &[(&str, &str, State)]) -> Snapshot {
         last_words: BTreeMap::new(),
         remarks: Vec::new(),
         doing: None,
+        pulled: BTreeSet::new(),
         update: None,
     }
 }
@@ -65,13 +67,23 @@ fn doing(snapshot: Snapshot, doing: Doing) -> Snapshot {
     Snapshot { doing: Some(doing), ..snapshot }
 }
 
+/// The image of `c` was pulled, and `c` is not made yet.
+fn pulled() -> Snapshot {
+    Snapshot { pulled: BTreeSet::from(["c".to_owned()]), ..snapshot(&[]) }
+}
+
 fn waiting(reason: &'static str, message: &str) -> Snapshot {
+    waiting_of("c", reason, message)
+}
+
+fn waiting_of(name: &str, reason: &'static str, message: &str) -> Snapshot {
     let waiting = Waiting { reason, message: message.into(), until: None };
-    Snapshot { waiting: BTreeMap::from([("c".to_owned(), waiting)]), ..snapshot(&[]) }
+    Snapshot { waiting: BTreeMap::from([(name.to_owned(), waiting)]), ..snapshot(&[]) }
 }
 
 fn health(failures: u32, message: &str, post_start: Option<PostStart>) -> Snapshot {
-    let health = Health { failures, message: Some(message.into()), post_start, ..Health::default() };
+    // Another probe has passed since, or the same one.
+    let health = Health { failures, failure: Some(message.into()), message: None, post_start, ..Health::default() };
     Snapshot { health: BTreeMap::from([("a".to_owned(), health)]), ..snapshot(&[("a", "c", running())]) }
 }
 
@@ -92,7 +104,7 @@ fn what_changes_is_told_with_the_kubelets_words() {
         };
         Doing::Stopping(vec![stop("c"), stop(SANDBOX)])
     };
-    let rows: [(&str, Snapshot, Snapshot, &[&str]); 14] = [
+    let rows: [(&str, Snapshot, Snapshot, &[&str]); 20] = [
         ("nothing", one(running()), one(running()), &[]),
         ("a container is made", snapshot(&[]), one(created()), &[PRESENT, CREATED]),
         ("and starts", one(created()), one(running()), &[STARTED]),
@@ -107,9 +119,11 @@ fn what_changes_is_told_with_the_kubelets_words() {
         (
             "and has been",
             doing(snapshot(&[]), pulling()),
-            one(created()),
-            &["Normal Pulled: Successfully pulled image \"i:1\"", CREATED],
+            pulled(),
+            &["Normal Pulled: Successfully pulled image \"i:1\""],
         ),
+        ("the container is made from it", pulled(), one(created()), &[CREATED]),
+        ("a pull is given up", doing(snapshot(&[]), pulling()), snapshot(&[]), &[]),
         (
             "it is stopped",
             one(running()),
@@ -117,6 +131,8 @@ fn what_changes_is_told_with_the_kubelets_words() {
             &["Normal Killing: Stopping container c: its manifest changed"],
         ),
         ("it ended", one(running()), one(exited()), &[]),
+        ("it ended before anybody looked", snapshot(&[]), one(exited()), &[PRESENT, CREATED, STARTED]),
+        ("the same of one that was made", one(created()), one(exited()), &[STARTED]),
         (
             "it crashes",
             one(exited()),
@@ -129,6 +145,18 @@ fn what_changes_is_told_with_the_kubelets_words() {
             snapshot(&[]),
             waiting("ErrImagePull", "no such host"),
             &["Warning Failed: Failed to pull image: no such host", "Warning Failed: Error: ErrImagePull"],
+        ),
+        (
+            "a sandbox cannot be made",
+            snapshot(&[]),
+            waiting_of(SANDBOX, "CreateContainerError", "no space"),
+            &["Warning FailedCreatePodSandBox: Failed to create pod sandbox: no space"],
+        ),
+        (
+            "or is about to be",
+            snapshot(&[]),
+            waiting_of(SANDBOX, "ContainerCreating", "the manifest has just changed"),
+            &[],
         ),
         (
             "a probe fails",

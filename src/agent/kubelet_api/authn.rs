@@ -21,6 +21,7 @@ use rustls::server::danger::ClientCertVerifier;
 
 use super::authz::Kept;
 use super::reviews::Reviews;
+use crate::agent::blocking::apart;
 use crate::clock::Clock;
 use crate::fsx::{self, FsError};
 use crate::pki::{self, PkiError};
@@ -29,6 +30,9 @@ use crate::pki::{self, PkiError};
 const AUTHENTICATED: &str = "system:authenticated";
 /// How long the owner of a token is taken for granted (kubelet: `authentication.webhook.cacheTTL`).
 const TOKEN_KEPT: Duration = Duration::from_mins(2);
+
+/// How long a token is refused without another question.
+const REFUSAL_KEPT: Duration = Duration::from_secs(10);
 
 /// Who asks, as a `SubjectAccessReview` names them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -81,6 +85,8 @@ pub(super) struct Authenticator {
     verifier: Mutex<Option<(Vec<u8>, Verifier)>>,
     /// By the token's digest.
     tokens: Kept<Vec<u8>, User>,
+    /// The same of those that are nobody's; apart, so that no number of them drives out the others.
+    refused: Kept<Vec<u8>, ()>,
 }
 
 impl fmt::Debug for Authenticator {
@@ -92,7 +98,12 @@ impl fmt::Debug for Authenticator {
 impl Authenticator {
     /// Knows the users of the authorities in the file `client_ca` (PEM).
     pub(super) fn new(client_ca: PathBuf, clock: Clock) -> Self {
-        Self { client_ca, clock, verifier: Mutex::default(), tokens: Kept::default() }
+        Self { client_ca, clock, verifier: Mutex::default(), tokens: Kept::default(), refused: Kept::default() }
+    }
+
+    /// Whether client certificates can be checked at all.
+    pub(super) async fn try_authorities(&self) -> Result<(), AuthnError> {
+        self.verifier().await.map(drop)
     }
 
     /// Who asks, by `peer` or else by the header `authorization`.
@@ -102,7 +113,7 @@ impl Authenticator {
         peer: &Peer,
         authorization: Option<&HeaderValue>,
     ) -> Result<User, AuthnError> {
-        let by_certificate = self.of_certificate(peer);
+        let by_certificate = self.of_certificate(peer).await;
         let token = authorization.and_then(bearer);
         let mut user = match (by_certificate, token) {
             (Ok(user), _) => user,
@@ -116,10 +127,11 @@ impl Authenticator {
     }
 
     /// CN is the name, every O a group.
-    fn of_certificate(&self, peer: &Peer) -> Result<User, AuthnError> {
+    async fn of_certificate(&self, peer: &Peer) -> Result<User, AuthnError> {
         let (leaf, others) = peer.certificates.split_first().ok_or(AuthnError::Anonymous)?;
         let now = Duration::from_secs(u64::try_from(self.clock.now().as_second()).unwrap_or(0));
-        self.verifier()?
+        self.verifier()
+            .await?
             .verify_client_cert(leaf, others, UnixTime::since_unix_epoch(now))
             .map_err(AuthnError::Certificate)?;
         let info = pki::inspect_der("the client's certificate", leaf)?;
@@ -128,8 +140,9 @@ impl Authenticator {
     }
 
     /// For the authorities as they are in the file now.
-    fn verifier(&self) -> Result<Verifier, AuthnError> {
-        let text = fsx::read(&self.client_ca)?;
+    async fn verifier(&self) -> Result<Verifier, AuthnError> {
+        let file = self.client_ca.clone();
+        let text = apart(move || fsx::read(&file)).await?;
         let mut current = self.verifier.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((from, verifier)) = &*current
             && *from == text
@@ -150,7 +163,13 @@ impl Authenticator {
         if let Some(user) = self.tokens.get(&key) {
             return Ok(user);
         }
-        let user = reviews.token(token).await.map_err(AuthnError::Unknown)?.ok_or(AuthnError::Token)?;
+        if self.refused.get(&key).is_some() {
+            return Err(AuthnError::Token);
+        }
+        let Some(user) = reviews.token(token).await.map_err(AuthnError::Unknown)? else {
+            self.refused.keep(key, (), REFUSAL_KEPT);
+            return Err(AuthnError::Token);
+        };
         self.tokens.keep(key, user.clone(), TOKEN_KEPT);
         Ok(user)
     }

@@ -15,11 +15,13 @@
 //! - Nothing is answered to anybody whom [`authn`] does not know (401) or [`authz`] does not allow (403): this layer is
 //!   around all paths, those that do not exist among them.
 //! - Whatever happens here, the agent goes on. A port that is taken is tried again and said in `/status`.
-//! - What clients may occupy is bounded: connections ([`CONNECTIONS`]), and the time up to a request's head.
+//! - What clients may occupy is bounded: connections ([`CONNECTIONS`], and [`crowd`] of one address), the time up to a
+//!   request's head, and the questions to the API server. Only who was allowed something keeps a connection.
 
 mod authn;
 mod authz;
 mod channel;
+mod crowd;
 mod exec;
 mod logs;
 mod reviews;
@@ -44,13 +46,14 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use self::authn::{Authenticator, Peer};
 use self::authz::{Attributes, Authorizer, Refusal};
-use self::reviews::Reviews;
+use self::crowd::Crowd;
+use self::reviews::{Few, Reviews};
 pub use self::tls::Pair;
 use self::tls::Serving;
 use super::board::{Board, Snapshot};
@@ -68,8 +71,10 @@ use crate::runtime::Runtime;
 pub const PORT: u16 = 10250;
 /// Connections at the same time.
 const CONNECTIONS: usize = 256;
-/// How long a handshake may take, and how long a connection may be without a request.
-const PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(90));
+/// How long a handshake may take, and from its end the head of the first request.
+const GREETING: Duration = Duration::from_secs(10);
+/// How long a connection may be without a request later.
+const IDLE: Duration = Duration::from_secs(90);
 /// How soon a port that cannot be had is tried again, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// What is said in `/status`, and about what.
@@ -77,6 +82,8 @@ const NOT_SERVED: &str = "the kubelet's interface is not served (`kubectl logs`,
 pub(super) const WHO: &str = "the kubelet's interface";
 const ADDRESS: &str = "address of the kubelet's interface";
 const CERTIFICATE: &str = "certificate of the kubelet's interface";
+const AUTHORITIES: &str = "authorities of clients of the kubelet's interface";
+const NO_CERTIFICATE: &str = "no client certificate is accepted by the kubelet's interface";
 
 /// How it is served.
 #[derive(Debug, Clone)]
@@ -160,7 +167,7 @@ pub(super) async fn run<R: Runtime>(context: Arc<Context<R>>) {
         authorizer: Arc::new(Authorizer::new(&node.name)),
         node: Arc::new(node.clone()),
         clock: clock.clone(),
-        reviews: Arc::clone(&context.connection),
+        reviews: Few::new(Arc::clone(&context.connection)),
     };
     let listener = listen(settings.listen, board).await;
     tracing::info!(address = %settings.listen, "the kubelet's interface is served");
@@ -187,15 +194,16 @@ async fn listen(address: SocketAddr, board: &Board) -> TcpListener {
 
 /// Takes one connection after the other.
 async fn accept<R: Runtime, V: Reviews + Clone>(listener: TcpListener, mut serving: Serving, face: Face<R, V>) {
-    let (board, clock) = (Arc::clone(&face.board), face.clock.clone());
-    // It is there before the first client.
+    let (board, clock, authenticator) = (Arc::clone(&face.board), face.clock.clone(), Arc::clone(&face.authenticator));
+    // It is there, and what is wrong is said, before the first client.
     greeting(&mut serving, &board, clock.now()).await;
-    let (router, slots) = (router(face), Arc::new(Semaphore::new(CONNECTIONS)));
+    say_authorities(&authenticator, &board).await;
+    let (router, slots, crowd) = (router(face), Arc::new(Semaphore::new(CONNECTIONS)), Crowd::default());
     loop {
         // Never closed.
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Too many files are open, most likely; those of a connection that ended go at once.
                 tracing::debug!(%error, "cannot accept a connection");
@@ -203,11 +211,16 @@ async fn accept<R: Runtime, V: Reviews + Clone>(listener: TcpListener, mut servi
                 continue;
             }
         };
+        let Some(admitted) = crowd.admit(peer.ip().to_canonical()) else {
+            tracing::debug!(%peer, "it has as many connections as it may");
+            continue;
+        };
         if let Some(config) = greeting(&mut serving, &board, clock.now()).await {
-            let router = router.clone();
+            let (router, board, authenticator) = (router.clone(), Arc::clone(&board), Arc::clone(&authenticator));
             tokio::spawn(async move {
+                say_authorities(&authenticator, &board).await;
                 converse(stream, TlsAcceptor::from(config), router).await;
-                drop(slot);
+                drop((slot, admitted));
             });
         }
     }
@@ -221,25 +234,48 @@ async fn greeting(serving: &mut Serving, board: &Board, now: Timestamp) -> Optio
             Some(config)
         }
         Err(error) => {
-            board.remark(CERTIFICATE, vec![format!("{NOT_SERVED}: {}", with_causes(&error))]);
+            board.remark(CERTIFICATE, vec![format!("{NOT_SERVED}: {}", with_causes(&*error))]);
             None
         }
     }
 }
 
+/// Says whether the certificates of clients can be checked.
+async fn say_authorities(authenticator: &Authenticator, board: &Board) {
+    let problem = authenticator.try_authorities().await.err();
+    let remark = problem.map(|error| format!("{NO_CERTIFICATE}: {}", with_causes(&error)));
+    board.remark(AUTHORITIES, remark.into_iter().collect());
+}
+
 /// One connection, from the handshake on.
 async fn converse(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
-    let Ok(Ok(stream)) = timeout(PATIENCE.0, acceptor.accept(stream)).await else { return };
+    let Ok(Ok(stream)) = timeout(GREETING, acceptor.accept(stream)).await else { return };
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = Peer { certificates: shown.iter().map(|certificate| certificate.clone().into_owned()).collect() };
-    let service = TowerToHyperService::new(router.layer(Extension(peer)));
+    let heard = Arc::new(Notify::new());
+    let tell = {
+        let heard = Arc::clone(&heard);
+        middleware::map_request(move |request: Request| {
+            heard.notify_one();
+            std::future::ready(request)
+        })
+    };
+    let service = TowerToHyperService::new(router.layer(Extension(peer)).layer(tell));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE.1)
+        .header_read_timeout(IDLE)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    if let Err(error) = connection.await {
+    if let Some(Err(error)) = unless_silent(connection, &heard).await {
         tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// `connection` to its end; `None` when nothing was `heard` of it in time.
+async fn unless_silent<C: Future>(connection: C, heard: &Notify) -> Option<C::Output> {
+    tokio::select! {
+        result = connection => Some(result),
+        Err(_) = timeout(GREETING, heard.notified()) => None,
     }
 }
 
@@ -266,6 +302,9 @@ fn not_here(why: &'static str) -> (StatusCode, String) {
     (StatusCode::NOT_IMPLEMENTED, format!("{why} (this node is kept by plinth, not by a kubelet)\n"))
 }
 
+/// Nobody who is refused is to keep a connection.
+const CLOSE: [(header::HeaderName, &str); 1] = [(header::CONNECTION, "close")];
+
 /// Lets through what is allowed (kubelet: `InstallAuthFilter`).
 async fn guard<R: Runtime, V: Reviews + Clone>(
     State(face): State<Face<R, V>>,
@@ -278,8 +317,7 @@ async fn guard<R: Runtime, V: Reviews + Clone>(
         Ok(user) => user,
         Err(error) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "somebody unknown asks");
-            // Nobody unknown is to keep a connection.
-            return (StatusCode::UNAUTHORIZED, [(header::CONNECTION, "close")], "Unauthorized").into_response();
+            return (StatusCode::UNAUTHORIZED, CLOSE, "Unauthorized").into_response();
         }
     };
     let attributes = Attributes::of(request.method(), request.uri().path());
@@ -288,9 +326,9 @@ async fn guard<R: Runtime, V: Reviews + Clone>(
             request.extensions_mut().insert(user);
             next.run(request).await
         }
-        Err(refusal @ Refusal::Forbidden { .. }) => (StatusCode::FORBIDDEN, refusal.to_string()).into_response(),
+        Err(refusal @ Refusal::Forbidden { .. }) => (StatusCode::FORBIDDEN, CLOSE, refusal.to_string()).into_response(),
         Err(refusal @ Refusal::Unknown { .. }) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, refusal.to_string()).into_response()
+            (StatusCode::INTERNAL_SERVER_ERROR, CLOSE, refusal.to_string()).into_response()
         }
     }
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInf
 use k8s_openapi::api::authorization::v1::{SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::authn::User;
@@ -22,6 +23,40 @@ pub(super) trait Reviews: Send + Sync + 'static {
     fn access(&self, question: &SubjectAccessReviewSpec) -> impl Future<Output = Result<bool, String>> + Send;
     /// Whose token this is; `None` for one that is none.
     fn token(&self, token: &str) -> impl Future<Output = Result<Option<User>, String>> + Send;
+}
+
+/// Questions at the same time.
+const AT_ONCE: usize = 8;
+
+/// Asks no more than [`AT_ONCE`] at the same time: anybody who reaches the port can cause questions.
+#[derive(Debug, Clone)]
+pub(super) struct Few<V> {
+    reviews: V,
+    slots: Arc<Semaphore>,
+}
+
+impl<V: Reviews> Few<V> {
+    /// Asks with `reviews`.
+    pub(super) fn new(reviews: V) -> Self {
+        Self { reviews, slots: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    async fn in_turn<T>(&self, question: impl Future<Output = Result<T, String>> + Send) -> Result<T, String> {
+        match timeout(ASK, self.slots.acquire()).await {
+            Ok(_turn) => question.await,
+            Err(_) => Err("too many questions wait".to_owned()),
+        }
+    }
+}
+
+impl<V: Reviews> Reviews for Few<V> {
+    async fn access(&self, question: &SubjectAccessReviewSpec) -> Result<bool, String> {
+        self.in_turn(self.reviews.access(question)).await
+    }
+
+    async fn token(&self, token: &str) -> Result<Option<User>, String> {
+        self.in_turn(self.reviews.token(token)).await
+    }
 }
 
 /// With the node's own credentials: the Node authorizer lets it ask both (system:node).
@@ -118,5 +153,45 @@ pub(super) mod testing {
         async fn token(&self, token: &str) -> Result<Option<User>, String> {
             self.answer(format!("token {token}"), || self.tokens.lock().unwrap().get(token).cloned())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use futures_util::future::join_all;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// Takes its time, and keeps how many it was asked at once.
+    #[derive(Default)]
+    struct Slow {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    impl Reviews for Arc<Slow> {
+        async fn access(&self, _: &SubjectAccessReviewSpec) -> Result<bool, String> {
+            Ok(self.token("").await?.is_some())
+        }
+
+        async fn token(&self, _: &str) -> Result<Option<User>, String> {
+            self.most.fetch_max(self.now.fetch_add(1, SeqCst) + 1, SeqCst);
+            sleep(ASK.mul_f32(0.4)).await;
+            self.now.fetch_sub(1, SeqCst);
+            Ok(None)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_are_asked_at_once_and_nobody_waits_for_ever() {
+        let slow = Arc::new(Slow::default());
+        let few = Few::new(Arc::clone(&slow));
+        let answers = join_all((0..5 * AT_ONCE).map(|_| few.token("t"))).await;
+        // Three rounds begin within the time.
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3 * AT_ONCE);
+        assert_eq!(slow.most.load(SeqCst), AT_ONCE);
     }
 }

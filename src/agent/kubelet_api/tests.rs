@@ -1,6 +1,6 @@
 //! The interface over TLS, with certificates made by [`crate::pki`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -8,6 +8,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use jiff::SignedDuration;
 use reqwest::{Client, Identity, Method};
 use tempfile::TempDir;
+use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -172,6 +173,7 @@ impl Fixture {
             last_words: BTreeMap::new(),
             remarks: Vec::new(),
             doing: None,
+            pulled: BTreeSet::new(),
             update: None,
         });
     }
@@ -233,8 +235,14 @@ async fn the_api_server_says_what_the_owner_of_a_certificate_may_do() {
     assert_eq!(fixture.get(&client, "/healthz").await, is(401, "Unauthorized"));
     let client = fixture.client(Some(others.identity("u")));
     assert_eq!(fixture.get(&client, "/healthz").await, is(200, "ok"));
-    fs::remove_file(fixture.directory.path().join("ca.crt")).unwrap();
+    assert_eq!(fixture.board.situation().2, Vec::<String>::new());
+    let file = fixture.directory.path().join("ca.crt");
+    fs::remove_file(&file).unwrap();
     assert_eq!(fixture.get(&client, "/healthz").await, is(401, "Unauthorized"));
+    // It is said with the next connection; the refused one is not kept.
+    assert_eq!(fixture.get(&client, "/healthz").await, is(401, "Unauthorized"));
+    let said = fixture.board.situation().2.join("\n");
+    assert!(said.starts_with(NO_CERTIFICATE) && said.contains(file.to_str().unwrap()), "{said}");
 }
 
 #[tokio::test]
@@ -247,9 +255,10 @@ async fn the_api_server_says_whose_a_token_is() {
     assert_eq!(ask("Bearer good").await.0, 200);
     assert_eq!(ask("bearer  good").await.0, 200);
     assert_eq!(fixture.reviews.asked(), ["token good", "sa get nodes/metrics of node-1"]);
-    for other in ["Bearer bad", "Bearer ", "Basic good", "good"] {
+    for other in ["Bearer bad", "Bearer bad", "Bearer ", "Basic good", "good"] {
         assert_eq!(ask(other).await, is(401, "Unauthorized"), "{other}");
     }
+    assert_eq!(fixture.reviews.asked(), ["token bad"], "once");
     fixture.reviews.set_away(true);
     assert_eq!(ask("Bearer good").await.0, 200, "for two minutes");
     assert_eq!(ask("Bearer unknown").await, is(401, "Unauthorized"));
@@ -424,6 +433,25 @@ async fn a_certificate_is_made_when_there_is_no_good_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn clients_do_not_make_the_agent_try_more_often() {
+    let directory = tempfile::tempdir().unwrap();
+    // Nothing is there, and nothing can be written there.
+    std::os::unix::fs::symlink("/nowhere/at/all", directory.path().join("pki")).unwrap();
+    let ledger = Arc::new(Gated::default());
+    let writer = Writer::new(Arc::clone(&ledger) as Arc<dyn crate::agent::ledger::Ledger>);
+    let mut serving = Serving::own(&directory.path().join("pki"), "node-1", node().address, writer);
+    let mut attempts = async |clients: usize| {
+        for _ in 0..clients {
+            assert!(serving.config(Timestamp::now()).await.is_err());
+        }
+        ledger.appends().len()
+    };
+    assert_eq!(attempts(5).await, 1);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(attempts(5).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pair_of_others_is_followed_and_a_bad_one_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
@@ -452,6 +480,16 @@ async fn a_pair_of_others_is_followed_and_a_bad_one_is_not() {
     fs::write(path("kubelet.key"), "nonsense").unwrap();
     tokio::time::advance(minute).await;
     assert!(Arc::ptr_eq(&serving.config(now).await.unwrap(), &second), "the last good one goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_has_little_time_for_its_first_request() {
+    let heard = Notify::new();
+    let before = Instant::now();
+    assert_eq!(unless_silent(std::future::pending::<()>(), &heard).await, None);
+    assert_eq!(before.elapsed(), GREETING);
+    heard.notify_one();
+    assert_eq!(unless_silent(sleep(IDLE), &heard).await, Some(()));
 }
 
 #[tokio::test]

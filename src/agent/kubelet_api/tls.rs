@@ -19,6 +19,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use tokio::time::Instant;
 
+use crate::agent::blocking::apart;
 use crate::agent::ledger::{LedgerError, Writer};
 use crate::config::{CertificatePolicy, KeyAlgorithm, San};
 use crate::fsx::{self, FsError};
@@ -69,8 +70,12 @@ pub(super) struct Serving {
     names: Option<[San; 2]>,
     ledger: Writer,
     current: Option<(Pem, Arc<ServerConfig>)>,
+    /// What was found when it was last looked at.
+    answer: Option<Answer>,
     look_at: Instant,
 }
+
+type Answer = Result<Arc<ServerConfig>, Arc<TlsError>>;
 
 /// Certificate and key as they are on disk.
 type Pem = (Vec<u8>, Vec<u8>);
@@ -78,7 +83,7 @@ type Pem = (Vec<u8>, Vec<u8>);
 impl Serving {
     /// With a pair that somebody else takes care of.
     pub(super) fn of_others(pair: Pair, ledger: Writer) -> Self {
-        Self { pair, names: None, ledger, current: None, look_at: Instant::now() }
+        Self { pair, names: None, ledger, current: None, answer: None, look_at: Instant::now() }
     }
 
     /// With `kubelet.crt` and `kubelet.key` in `directory`, made for this node when they are missing, not good for its
@@ -86,17 +91,24 @@ impl Serving {
     pub(super) fn own(directory: &Path, name: &str, address: IpAddr, ledger: Writer) -> Self {
         let pair = Pair { certificate: directory.join("kubelet.crt"), key: directory.join("kubelet.key") };
         let names = [San::Dns(name.to_owned()), San::Ip(address)];
-        Self { pair, names: Some(names), ledger, current: None, look_at: Instant::now() }
+        Self { pair, names: Some(names), ledger, current: None, answer: None, look_at: Instant::now() }
     }
 
-    /// How to greet a client at `now`. Where the pair cannot be renewed or read, the last good one goes on.
-    pub(super) async fn config(&mut self, now: Timestamp) -> Result<Arc<ServerConfig>, TlsError> {
-        if let Some((_, config)) = &self.current
+    /// How to greet a client at `now`. Where the pair cannot be renewed or read, the last good one goes on. However
+    /// many clients come, the files are looked at, and made, no more often than every [`LOOK`].
+    pub(super) async fn config(&mut self, now: Timestamp) -> Answer {
+        if let Some(answer) = &self.answer
             && Instant::now() < self.look_at
         {
-            return Ok(Arc::clone(config));
+            return answer.clone();
         }
         self.look_at = Instant::now() + LOOK;
+        let answer = self.look(now).await.map_err(Arc::new);
+        self.answer = Some(answer.clone());
+        answer
+    }
+
+    async fn look(&mut self, now: Timestamp) -> Result<Arc<ServerConfig>, TlsError> {
         match (self.read(now).await, &self.current) {
             (Ok(pem), Some((present, config))) if *present == pem => Ok(Arc::clone(config)),
             (Ok(pem), current) => match (self.load(&pem), current) {
@@ -113,10 +125,12 @@ impl Serving {
     }
 
     async fn read(&self, now: Timestamp) -> Result<Pem, TlsError> {
+        let pair = self.pair.clone();
         let Some(names) = &self.names else {
-            return Ok((fsx::read(&self.pair.certificate)?, fsx::read(&self.pair.key)?));
+            return apart(move || Ok((fsx::read(&pair.certificate)?, fsx::read(&pair.key)?))).await;
         };
-        let present = (fsx::read_optional(&self.pair.certificate)?, fsx::read_optional(&self.pair.key)?);
+        let read = move || Ok::<_, FsError>((fsx::read_optional(&pair.certificate)?, fsx::read_optional(&pair.key)?));
+        let present = apart(read).await?;
         if let (Some(certificate), Some(key)) = present
             && pki::inspect("kubelet.crt", &certificate).is_ok_and(|info| is_good(&info, names, now))
             && self.load(&(certificate.clone(), key.clone())).is_ok()
@@ -124,15 +138,19 @@ impl Serving {
             return Ok((certificate, key));
         }
         let (certificate, key) = make(names, now)?;
-        let directory = self.pair.certificate.parent().unwrap_or(Path::new("/"));
-        let made = fsx::missing_directories(directory).into_iter().map(|path| Creation::Directory { path });
+        let directory = self.pair.certificate.parent().unwrap_or(Path::new("/")).to_owned();
+        let made = fsx::missing_directories(&directory).into_iter().map(|path| Creation::Directory { path });
         let files = [&self.pair.certificate, &self.pair.key].map(|path| Creation::File { path: path.clone() });
         self.ledger.record(made.chain(files).map(|what| Record::Make { what }).collect()).await?;
-        fsx::create_directories(directory, DIRECTORY_MODE)?;
-        fsx::write_atomic(&self.pair.key, &key, 0o600)?;
-        fsx::write_atomic(&self.pair.certificate, &certificate, 0o644)?;
-        tracing::info!(file = %self.pair.certificate.display(), "made a certificate for clients of the node");
-        Ok((certificate, key))
+        let pair = self.pair.clone();
+        apart(move || {
+            fsx::create_directories(&directory, DIRECTORY_MODE)?;
+            fsx::write_atomic(&pair.key, &key, 0o600)?;
+            fsx::write_atomic(&pair.certificate, &certificate, 0o644)?;
+            tracing::info!(file = %pair.certificate.display(), "made a certificate for clients of the node");
+            Ok((certificate, key))
+        })
+        .await
     }
 
     /// TLS 1.2 and 1.3.

@@ -204,3 +204,14 @@ fn ports_are_found_by_name() {
     assert_eq!(port(&IntOrString::String("80".into()), &container), 80);
     assert_eq!(port(&IntOrString::Int(81), &container), 81);
 }
+
+#[test]
+fn a_failure_is_kept_though_another_probe_passes() {
+    let container = Container::default();
+    let mut health = Health::initial(&container);
+    let report = |kind, outcome| Report { container_id: String::new(), kind, outcome, verdict: None, eager: false };
+    health.apply(&container, &report(ProbeKind::Readiness, Outcome::Failure("503".to_owned())));
+    health.apply(&container, &report(ProbeKind::Liveness, Outcome::Success));
+    assert_eq!((health.failures, health.failure.as_deref()), (1, Some("readiness probe failed: 503")));
+    assert_eq!(health.message, None);
+}

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +53,7 @@ fn snapshot(states: &[(u32, State)]) -> Snapshot {
         last_words: BTreeMap::new(),
         remarks: Vec::new(),
         doing: None,
+        pulled: BTreeSet::new(),
         update: None,
     }
 }

@@ -67,6 +67,7 @@ pub(in super::super) fn snapshot(wanted: Option<&Arc<StaticPod>>, running: &[&Ar
         last_words: BTreeMap::new(),
         remarks: Vec::new(),
         doing: None,
+        pulled: BTreeSet::new(),
         update: None,
     }
 }
