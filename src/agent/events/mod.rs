@@ -169,6 +169,8 @@ impl PodEvents<'_> {
 
     fn doing(&self, doing: &Doing) -> Vec<Event> {
         match doing {
+            // That of the sandbox is nobody's business, as the sandbox itself.
+            Doing::Pulling { container, .. } if container == SANDBOX => Vec::new(),
             Doing::Pulling { container, image } => {
                 vec![self.event(container, Kind::Normal, "Pulling", format!("Pulling image \"{image}\""))]
             }
