@@ -18,7 +18,7 @@ use crate::names::{CONFIG_MIRROR, CONTROL_PLANE, STATIC_PODS_ONLY_TAINT};
 /// Labels of a control plane's Node (kubeadm: also `LabelExcludeFromExternalLB`).
 const LABELS: [&str; 2] = [CONTROL_PLANE, "node.kubernetes.io/exclude-from-external-load-balancers"];
 
-/// By these labels DaemonSets find nodes that run their pods; a kubelet that was here before has left them.
+/// By these labels `DaemonSets` find nodes that run their pods; a kubelet that was here before has left them.
 const OS_LABELS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
 
 /// How long one request may take.
