@@ -44,7 +44,7 @@ pub fn node(proc: &Proc, state: &Path, name: &str, address: Option<IpAddr>) -> N
 }
 
 /// The address that packets to the outside leave from. Nothing is sent: a UDP socket is only routed.
-fn default_address() -> Option<IpAddr> {
+pub(super) fn default_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
     socket.local_addr().ok().map(|address| address.ip())

@@ -280,6 +280,7 @@ pub async fn run<R: Runtime>(
             registration,
             board: Arc::clone(&shared.board),
             node: shared.node.clone(),
+            has_given_address: options.node_address.is_some(),
             runtime: Arc::clone(&shared.runtime),
             root: layout.root().to_path_buf(),
             state: layout.state(),

@@ -66,7 +66,8 @@ pub fn pod(snapshot: &Snapshot, node: &Node) -> Option<Pod> {
     });
     let running = snapshot.containers.values().find(|container| is_running(container));
     let pod_ip = if pod.host_network() {
-        running.map(|_| node.address)
+        // Also while it is down: its endpoints stay where its clients know them.
+        Some(node.address)
     } else {
         snapshot.containers.values().find(|c| name_of(c) == SANDBOX && is_running(c)).and_then(|c| c.ip)
     };

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use kube::Api;
 use kube::api::{DynamicObject, ListParams, WatchEvent, WatchParams};
 use kube::core::ApiResource;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::connection::{Connection, ConnectionError};
 use crate::error::root_cause;
@@ -21,6 +21,8 @@ pub const ASK: Duration = Duration::from_secs(10);
 
 /// First and longest wait between two tries (kubelet: registration and Lease).
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(7));
+/// How long a watch goes on, seconds, and how much later a connection that says nothing is taken for dead.
+const WATCH: (u32, Duration) = (290, Duration::from_secs(30));
 /// A connection that lasts so long is a good one: the waits begin anew after it.
 const LASTS: Duration = Duration::from_secs(10);
 
@@ -179,11 +181,12 @@ async fn follow(
     if news.send(Change::Listed(list.items)).is_err() {
         return Ok(());
     }
-    let parameters = WatchParams::default().fields(&selection.fields);
+    let parameters = WatchParams::default().fields(&selection.fields).timeout(WATCH.0);
     loop {
         let begin = Instant::now();
         let mut events = std::pin::pin!(ask(objects.watch(&parameters, &version)).await?);
-        while let Some(event) = events.next().await {
+        let end = begin + Duration::from_secs(WATCH.0.into()) + WATCH.1;
+        while let Some(event) = next_until(end, &mut events).await {
             let change = match event? {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => Change::Is(object),
                 WatchEvent::Deleted(object) => Change::Gone(object),
@@ -207,9 +210,25 @@ async fn follow(
     }
 }
 
+/// The next item; `None` where there is none before `end`: a peer that is gone without a word never ends its stream.
+async fn next_until<S: Stream + Unpin>(end: Instant, items: &mut S) -> Option<S::Item> {
+    timeout_at(end, items.next()).await.ok().flatten()
+}
+
 #[cfg(test)]
 mod tests {
+    use futures_util::stream;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_never_ends_is_left() {
+        let end = Instant::now() + WATCH.1;
+        let mut items = stream::iter([1]).chain(stream::pending());
+        assert_eq!(next_until(end, &mut items).await, Some(1));
+        assert_eq!(next_until(end, &mut items).await, None);
+        assert_eq!(Instant::now(), end);
+    }
 
     #[test]
     fn waits_double_up_to_a_limit() {

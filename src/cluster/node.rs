@@ -185,12 +185,12 @@ mod tests {
         for (found, lifted, expected) in [
             (node(&[], from_ref(&own)), &[][..], Some(whole.clone())),
             (node(&["kubernetes.io/hostname"], &[]), &[], {
-                Some(node(&["kubernetes.io/hostname", LABELS[0], LABELS[1]], from_ref(&role)))
+                Some(node(&["kubernetes.io/hostname", LABELS[0], LABELS[1]], &[own.clone(), role.clone()]))
             }),
             (whole.clone(), &[], None),
-            (node(&LABELS, &[foreign.clone(), role.clone()]), &[], None),
+            (node(&LABELS, &[foreign.clone(), own.clone(), role.clone()]), &[], None),
             (node(&LABELS, &[foreign, role.clone()]), &["example.com/a=b:NoExecute".to_owned()], {
-                Some(node(&LABELS, &[role]))
+                Some(node(&LABELS, &[role, own.clone()]))
             }),
         ] {
             assert_eq!(marked(&found, &registration, lifted), expected, "{found:?}");

@@ -49,6 +49,8 @@ pub enum Action {
         key: PodKey,
         /// Its UID.
         uid: String,
+        /// The version of the object that `status` was compared with.
+        version: Option<String>,
         /// The fields that differ, `null` for those that are to go.
         status: Value,
     },
@@ -137,7 +139,7 @@ fn of_mirror(view: &View<'_>, key: &PodKey, snapshot: Option<&Snapshot>, mirror:
     let observed = mirror.status.clone().unwrap_or_default();
     let wanted = report::pod(snapshot, view.node)?.status.unwrap_or_default();
     let status = status::patch(&observed, &status::settled(wanted, &observed, view.now))?;
-    Some(Action::Status { key: key.clone(), uid: uid(mirror), status })
+    Some(write(key, mirror, status))
 }
 
 /// Whether the pod of another version still runs, and this one does not or is not proven: the mirror is that one's.
@@ -160,7 +162,7 @@ fn of_foreign(view: &View<'_>, key: &PodKey, pod: &Pod) -> Option<Action> {
     }
     let observed = pod.status.clone().unwrap_or_default();
     let status = status::patch(&observed, &status::refused(&observed, view.now))?;
-    Some(Action::Status { key: key.clone(), uid: uid(pod), status })
+    Some(write(key, pod, status))
 }
 
 /// `None` where that has been done, and a finalizer of somebody else keeps the object.
@@ -168,6 +170,10 @@ fn delete(key: &PodKey, pod: &Pod) -> Option<Action> {
     let metadata = &pod.metadata;
     let is_done = metadata.deletion_timestamp.is_some() && metadata.deletion_grace_period_seconds == Some(0);
     (!is_done).then(|| Action::Delete { key: key.clone(), uid: uid(pod) })
+}
+
+fn write(key: &PodKey, pod: &Pod, status: Value) -> Action {
+    Action::Status { key: key.clone(), uid: uid(pod), version: pod.metadata.resource_version.clone(), status }
 }
 
 fn uid(pod: &Pod) -> String {

@@ -10,7 +10,7 @@
 pub mod decide;
 pub mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +37,8 @@ use crate::cluster::follow::{AskError, BackOff, Change, Follower, Selection, ask
 const SETTLES: Duration = Duration::from_millis(100);
 /// First and longest wait until something that was refused is tried again (kubelet: at the pod's next sync, after 1 min).
 const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-/// Somebody who keeps deleting a mirror gets no more than this.
-const CREATED_AGAIN: Duration = Duration::from_secs(1);
+/// A mirror that lives shorter is one that somebody keeps deleting: the next one comes later and later.
+const LIVES: Duration = Duration::from_mins(1);
 /// By what these warnings are known.
 pub(super) const WHO: &str = "mirror pods";
 
@@ -65,7 +65,8 @@ pub async fn run(context: Context) {
     let mut node_uid = context.node_uid.clone();
     let mut mirrors = Mirrors::new(context);
     loop {
-        let next_try = mirrors.next_try();
+        // Without a node nothing is tried.
+        let next_try = node_uid.borrow().as_ref().and(mirrors.next_try());
         tokio::select! {
             change = follower.next() => match change {
                 Some(change) => mirrors.take(change),
@@ -109,14 +110,46 @@ fn resource() -> ApiResource {
 struct Tries {
     /// Nothing before that.
     again_at: Option<Instant>,
-    /// No creation before that.
-    creation_at: Option<Instant>,
+    /// Its mirrors so far.
+    lives: Lives,
     /// Refusals in a row.
     failures: u32,
     /// Why the last request was refused; empty where it was not.
     why: String,
     /// A status that was taken, and the version of the object with it: what is still missing there was dropped.
     taken: Option<(Value, Option<String>)>,
+}
+
+impl Tries {
+    /// Nothing is asked for any more, so that nothing is refused either.
+    fn end(&mut self) {
+        (self.again_at, self.failures) = (None, 0);
+        self.why.clear();
+    }
+}
+
+/// How long the mirrors of a pod last.
+#[derive(Debug, Clone, Copy, Default)]
+struct Lives {
+    /// When the present one was created.
+    since: Option<Instant>,
+    /// How many in a row were gone too soon.
+    short: u32,
+    /// No other one before that.
+    again_at: Option<Instant>,
+}
+
+impl Lives {
+    /// There is none now. The first one that is gone soon is made again at once: it was deleted to be read anew.
+    fn ended(&mut self, now: Instant) {
+        let Some(since) = self.since.take() else { return };
+        if now.duration_since(since) >= LIVES {
+            *self = Self::default();
+            return;
+        }
+        self.again_at = self.short.checked_sub(1).map(|times| now + doubled(REFUSED.0, times, REFUSED.1));
+        self.short = self.short.saturating_add(1);
+    }
 }
 
 struct Mirrors {
@@ -163,9 +196,9 @@ impl Mirrors {
     /// When something can be tried that cannot now.
     fn next_try(&self) -> Option<Instant> {
         self.observed.as_ref()?;
-        let tries = self.tries.values().flat_map(|tries| [tries.again_at, tries.creation_at]);
-        let now = Instant::now();
-        tries.chain([self.silent_until]).flatten().filter(|at| *at > now).min()
+        // What is over has been taken away with the last look: all else is still to come, or due by now.
+        let tries = || self.tries.values().flat_map(|tries| [tries.again_at, tries.lives.again_at]).flatten().min();
+        self.silent_until.or_else(tries)
     }
 
     /// What is missing and may be tried now.
@@ -178,26 +211,40 @@ impl Mirrors {
         let known = |key: &PodKey| observed.contains_key(key) || snapshots.iter().any(|snapshot| snapshot.key == *key);
         self.tries.retain(|key, _| known(key));
         let now = Instant::now();
-        let is_over = |at: Option<Instant>| at.is_none_or(|at| at <= now);
+        let missing: HashSet<_> = actions.iter().map(Action::key).collect();
+        for (key, tries) in &mut self.tries {
+            if !missing.contains(key) {
+                tries.end();
+            }
+            for at in [&mut tries.again_at, &mut tries.lives.again_at] {
+                at.take_if(|at| *at <= now);
+            }
+        }
         actions.retain(|action| {
-            let key = action.key();
-            let Some(tries) = self.tries.get(&key) else { return true };
-            is_over(tries.again_at)
-                && match action {
-                    Action::Create(_) => is_over(tries.creation_at),
-                    Action::Delete { .. } => true,
-                    Action::Status { status, .. } => {
-                        let version = observed.get(&key).and_then(|pod| pod.metadata.resource_version.clone());
-                        tries.taken.as_ref().is_none_or(|(taken, at)| taken != status || *at != version)
-                    }
+            let Some(tries) = self.tries.get_mut(&action.key()) else { return true };
+            let may_be = match action {
+                Action::Create(_) => {
+                    tries.lives.ended(now);
+                    tries.lives.again_at.is_none()
                 }
+                Action::Delete { .. } => true,
+                Action::Status { status, version, .. } => {
+                    tries.taken.as_ref().is_none_or(|(taken, at)| taken != status || at != version)
+                }
+            };
+            may_be && tries.again_at.is_none()
         });
         actions
     }
 
     /// Does what is due until nothing is, or the API server is away.
     async fn settle(&mut self, node_uid: &str) {
-        while self.silent_until.is_none_or(|until| until <= Instant::now()) {
+        let mut silences = 0;
+        loop {
+            self.silent_until.take_if(|until| *until <= Instant::now());
+            if self.silent_until.is_some() {
+                return;
+            }
             let actions = self.actions(node_uid);
             if actions.is_empty() {
                 return;
@@ -207,28 +254,49 @@ impl Mirrors {
                     Ok(client) => request(client, &action).await,
                     Err(error) => Err(error.into()),
                 };
-                if let Err(error) = &result
-                    && error.code().is_none()
-                {
-                    tracing::debug!(error = error.told(), "the API server does not answer");
-                    self.silent_until = Some(Instant::now() + self.back_off.pause());
+                if self.take_answer(&action, result, &mut silences) {
                     return;
                 }
-                self.back_off = BackOff::default();
-                self.book(&action, result);
             }
         }
     }
 
-    /// Takes what became of `action`.
+    /// Takes what became of `action` after so many `silences` in a row; whether the API server is away.
+    ///
+    /// One silence is the pod's own: some webhook that does not answer. Nothing else waits for it.
+    fn take_answer(
+        &mut self,
+        action: &Action,
+        result: Result<Option<DynamicObject>, AskError>,
+        silences: &mut u32,
+    ) -> bool {
+        let is_silent = matches!(result, Err(AskError::Silent));
+        *silences = if is_silent { *silences + 1 } else { 0 };
+        let unheard = result.as_ref().err().filter(|error| error.code().is_none()).map(AskError::told);
+        if unheard.is_none() || is_silent {
+            self.book(action, result);
+        }
+        match unheard {
+            None => self.back_off = BackOff::default(),
+            Some(_) if *silences == 1 => {}
+            Some(error) => {
+                tracing::debug!(error, "the API server does not answer");
+                self.silent_until = Some(Instant::now() + self.back_off.pause());
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Remembers what became of `action`.
     fn book(&mut self, action: &Action, result: Result<Option<DynamicObject>, AskError>) {
         let (key, now) = (action.key(), Instant::now());
         let tries = self.tries.entry(key.clone()).or_default();
         match &result {
             Ok(object) => {
-                *tries = Tries { creation_at: tries.creation_at, ..Tries::default() };
+                *tries = Tries { lives: tries.lives, ..Tries::default() };
                 match action {
-                    Action::Create(_) => tries.creation_at = Some(now + CREATED_AGAIN),
+                    Action::Create(_) => tries.lives.since = Some(now),
                     Action::Delete { .. } => {}
                     Action::Status { uid, status, .. } => {
                         if status["reason"] == STATIC_PODS_ONLY_REASON {
@@ -245,8 +313,8 @@ impl Mirrors {
                 }
                 tracing::debug!(pod = %key, action = action.name(), "written to the API server");
             }
-            // It is another one by now, of which news is under way.
-            Err(error) if matches!(error.code(), Some(404 | 409)) => tries.again_at = Some(now + REFUSED.0),
+            // It is gone or another one by now, of which news is under way.
+            Err(error) if is_late(action, error.code()) => tries.again_at = Some(now + REFUSED.0),
             Err(error) => {
                 tries.again_at = Some(now + doubled(REFUSED.0, tries.failures, REFUSED.1));
                 tries.failures = tries.failures.saturating_add(1);
@@ -257,6 +325,7 @@ impl Mirrors {
         match result {
             Ok(Some(object)) => set(observed, object),
             Ok(None) => drop(observed.remove(&key)),
+            Err(error) if error.code() == Some(404) => drop(observed.remove(&key)),
             Err(_) => {}
         }
     }
@@ -271,6 +340,12 @@ impl Mirrors {
         }));
         self.context.board.remark(WHO, warnings);
     }
+}
+
+/// Whether `action` came too late for its pod. A creation never does: its namespace is missing, or another pod of any node
+/// has the name.
+fn is_late(action: &Action, code: Option<u16>) -> bool {
+    !matches!(action, Action::Create(_)) && matches!(code, Some(404 | 409))
 }
 
 fn parsed(mut object: DynamicObject) -> Option<(PodKey, Pod)> {
@@ -309,9 +384,10 @@ async fn request(client: Client, action: &Action) -> Result<Option<DynamicObject
             };
             Ok(ask(pods.delete(&key.name, &how)).await?.left().filter(has_finalizers))
         }
-        Action::Status { uid, status, .. } => {
-            // The UID is a precondition.
-            let patch = Patch::Merge(json!({ "metadata": { "uid": uid }, "status": status }));
+        Action::Status { uid, version, status, .. } => {
+            // Both are preconditions: lists are written whole, and others may have written to them meanwhile.
+            let metadata = json!({ "uid": uid, "resourceVersion": version });
+            let patch = Patch::Merge(json!({ "metadata": metadata, "status": status }));
             Ok(Some(ask(pods.patch_status(&key.name, &PatchParams::default(), &patch)).await?))
         }
     }

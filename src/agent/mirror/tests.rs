@@ -40,6 +40,11 @@ fn act(mirrors: &mut Mirrors, version: u64, keeps: bool) {
     mirrors.book(&action, Ok(answer));
 }
 
+/// The one pod that the API server has.
+fn mirror(mirrors: &Mirrors) -> Pod {
+    mirrors.observed.as_ref().unwrap().values().next().unwrap().clone()
+}
+
 fn object(pod: &Pod, version: u64, uid: &str) -> DynamicObject {
     let mut object: DynamicObject = serde_json::from_value(serde_json::to_value(pod).unwrap()).unwrap();
     object.metadata.uid = Some(uid.to_owned());
@@ -74,17 +79,89 @@ async fn a_refused_creation_is_told_and_tried_again_after_longer_and_longer_wait
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_keeps_deleting_a_mirror_gets_one_in_a_second() {
+async fn whoever_keeps_deleting_a_mirror_gets_one_after_longer_and_longer_waits() {
     let mut mirrors = mirrors();
-    act(&mut mirrors, 1, true);
-    assert_eq!(due(&mut mirrors), Some("status"));
-    act(&mut mirrors, 2, true);
+    let mut version = 0;
+    let mut delete = async |mirrors: &mut Mirrors, lived: u64| {
+        act(mirrors, version + 1, true);
+        act(mirrors, version + 2, true);
+        assert_eq!(due(mirrors), None);
+        version += 3;
+        sleep(Duration::from_secs(lived)).await;
+        mirrors.take(Change::Gone(object(&mirror(mirrors), version, "mirror-uid")));
+    };
+    for wait in [0, 1, 2, 4, 8, 16, 32, 60, 60] {
+        delete(&mut mirrors, 1).await;
+        if wait > 0 {
+            assert_eq!(due(&mut mirrors), None);
+            assert_eq!(mirrors.next_try(), Some(Instant::now() + Duration::from_secs(wait)));
+            sleep(Duration::from_secs(wait)).await;
+        }
+        assert_eq!(due(&mut mirrors), Some("create"));
+        assert_eq!(mirrors.next_try(), None);
+    }
+    delete(&mut mirrors, 60).await;
+    assert_eq!(due(&mut mirrors), Some("create"), "it has lived");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_is_there_can_be_gone_or_another_one() {
+    for (action, code, is_told, next) in [
+        ("create", 404, true, "create"),
+        ("create", 409, true, "create"),
+        ("status", 404, false, "create"),
+        ("status", 409, false, "status"),
+        ("status", 422, true, "status"),
+    ] {
+        let mut mirrors = mirrors();
+        if action == "status" {
+            act(&mut mirrors, 1, true);
+        }
+        for second in [1, if is_told { 2 } else { 1 }] {
+            let due = mirrors.actions(NODE_UID).remove(0);
+            assert_eq!(due.name(), if second == 1 { action } else { next }, "{action} {code}");
+            mirrors.book(&due, Err(refusal(code)));
+            assert_eq!(mirrors.next_try(), Some(Instant::now() + Duration::from_secs(second)), "{action} {code}");
+            assert_eq!(!warnings(&mirrors).is_empty(), is_told, "{action} {code}");
+            sleep(Duration::from_secs(second)).await;
+            if !is_told {
+                break;
+            }
+        }
+        assert_eq!(due(&mut mirrors), Some(next), "{action} {code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_missing_any_more_is_not_told_any_more() {
+    let mut mirrors = mirrors();
+    let action = mirrors.actions(NODE_UID).remove(0);
+    mirrors.book(&action, Err(AskError::Silent));
+    assert!(warnings(&mirrors)[0].contains("no answer within 10 s"));
+    // It was created all the same, and has gone with its pod.
+    mirrors.context.board.forget(&action.key());
     assert_eq!(due(&mut mirrors), None);
-    let mirror = mirrors.observed.as_ref().unwrap().values().next().unwrap().clone();
-    mirrors.take(Change::Gone(object(&mirror, 3, "mirror-uid")));
-    assert_eq!(due(&mut mirrors), None);
-    sleep(mirrors.next_try().unwrap() - Instant::now()).await;
-    assert_eq!(due(&mut mirrors), Some("create"));
+    assert_eq!((warnings(&mirrors), mirrors.next_try()), (Vec::new(), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_silence_is_the_pods_and_a_second_one_the_api_servers() {
+    let closed = || Err(AskError::Closed);
+    let (silent, refused) = (|| Err(AskError::Silent), || Err(refusal(500)));
+    for (name, results, is_away) in [
+        ("one", vec![silent()], vec![false]),
+        ("two in a row", vec![silent(), silent()], vec![false, true]),
+        ("with an answer between", vec![silent(), refused(), silent()], vec![false; 3]),
+        ("no connection", vec![closed()], vec![true]),
+    ] {
+        let mut mirrors = mirrors();
+        let action = mirrors.actions(NODE_UID).remove(0);
+        let mut silences = 0;
+        let away: Vec<_> =
+            results.into_iter().map(|result| mirrors.take_answer(&action, result, &mut silences)).collect();
+        assert_eq!(away, is_away, "{name}");
+        assert_eq!(due(&mut mirrors).is_none(), name != "no connection", "{name}: only what was silent waits");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,7 +170,7 @@ async fn a_status_that_is_not_kept_is_not_written_again_until_the_object_changes
     act(&mut mirrors, 1, true);
     act(&mut mirrors, 2, false);
     assert_eq!(due(&mut mirrors), None);
-    let mirror = mirrors.observed.as_ref().unwrap().values().next().unwrap().clone();
+    let mirror = mirror(&mirrors);
     mirrors.take(Change::Is(object(&mirror, 3, "mirror-uid")));
     assert_eq!(due(&mut mirrors), Some("status"));
 }
@@ -102,7 +179,7 @@ async fn a_status_that_is_not_kept_is_not_written_again_until_the_object_changes
 async fn news_that_are_older_than_an_answer_are_none() {
     let mut mirrors = mirrors();
     act(&mut mirrors, 1, true);
-    let created = mirrors.observed.as_ref().unwrap().values().next().unwrap().clone();
+    let created = mirror(&mirrors);
     act(&mut mirrors, 2, true);
     mirrors.take(Change::Is(object(&created, 1, "mirror-uid")));
     assert_eq!(due(&mut mirrors), None, "the status has been written");

@@ -1,6 +1,7 @@
 //! The conditions of the node, as a kubelet computes them. The computing is pure.
 
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::NodeCondition;
@@ -12,6 +13,15 @@ use crate::proc::Proc;
 
 /// How long a pressure is told after it was last seen (kubelet: `evictionPressureTransitionPeriod`).
 const TOLD: SignedDuration = SignedDuration::from_mins(5);
+
+/// How long the agent may be in trouble before a node that is ready is no longer (kubelet: `maxWaitForContainerRuntime`).
+const BORNE: Duration = Duration::from_secs(30);
+
+/// Whether a problem that has lasted so long makes the node unready: not that of a short break, nor that of an agent
+/// which has just been started and has not heard from the runtime yet.
+pub fn counts(lasted: Duration, was_ready: bool) -> bool {
+    !was_ready || lasted >= BORNE
+}
 
 /// What is free of what there is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -196,6 +206,15 @@ mod tests {
         assert!(pressed(&short, 1));
         assert!(pressed(&enough, 300));
         assert!(!pressed(&enough, 301));
+    }
+
+    #[test]
+    fn a_node_that_is_ready_bears_a_problem_for_half_a_minute() {
+        for (seconds, was_ready, expected) in
+            [(0, true, false), (29, true, false), (30, true, true), (0, false, true), (30, false, true)]
+        {
+            assert_eq!(counts(Duration::from_secs(seconds), was_ready), expected, "{seconds} s, {was_ready}");
+        }
     }
 
     #[test]

@@ -21,15 +21,17 @@ use k8s_openapi::api::core::v1::{Node as NodeKind, Taint};
 use kube::Api;
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use self::capacity::Capacity;
-use self::conditions::{Readings, Seen, conditions};
-use self::object::{Facts, Machine, Report, kubelet_version, remarks, status_patch};
+use self::conditions::{Readings, Seen, conditions, counts};
+use self::object::{Facts, Machine, Report, is_ready, kubelet_version, remarks, status_patch};
 use super::blocking::apart;
 use super::board::Board;
+use super::host::default_address;
 use super::mirror;
 use super::translate::Node;
 use crate::clock::Clock;
@@ -45,6 +47,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const ENGINE: Duration = Duration::from_mins(5);
 /// How soon a task that failed by a defect is started again.
 const DEFECT: Duration = Duration::from_mins(1);
+/// How soon labels that were refused are sent again: who may give them is seldom changed.
+const LABELS: Duration = Duration::from_mins(5);
 /// By what its warnings are known.
 const WHO: &str = "node";
 
@@ -72,6 +76,8 @@ pub struct Context<R> {
     pub board: Arc<Board>,
     /// Facts about the node.
     pub node: Node,
+    /// Whether its address was given, and is right even if nobody else reaches it.
+    pub has_given_address: bool,
     /// The engine.
     pub runtime: Arc<R>,
     /// Root of the host's files.
@@ -84,8 +90,24 @@ pub struct Context<R> {
     pub clock: Clock,
 }
 
-/// Starts everything that makes this host a node; ends with the set.
-pub fn start<R: Runtime>(context: Context<R>) -> JoinSet<()> {
+/// Starts everything that makes this host a node, as soon as it has an address that others reach; ends with the set.
+pub fn start<R: Runtime>(mut context: Context<R>) -> JoinSet<()> {
+    let mut all = JoinSet::new();
+    all.spawn(async move {
+        while context.node.address.is_loopback() && !context.has_given_address {
+            let why = "not registered: this host has no default route and so no address that others reach; the agent's \
+                       `--node-ip` gives one";
+            context.board.remark(WHO, vec![why.to_owned()]);
+            sleep(LOOK).await;
+            context.node.address = default_address().unwrap_or(context.node.address);
+        }
+        let mut tasks = tasks(context);
+        while tasks.join_next().await.is_some() {}
+    });
+    all
+}
+
+fn tasks<R: Runtime>(context: Context<R>) -> JoinSet<()> {
     let context = Arc::new(context);
     let uid = Arc::new(watch::Sender::new(None));
     let mirrors = mirror::Context {
@@ -117,6 +139,8 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     loop {
+        // That of the last one.
+        board.remark(who, Vec::new());
         let mut one = JoinSet::new();
         one.spawn(task());
         if let Some(Err(error)) = one.join_next().await {
@@ -149,6 +173,10 @@ struct Task<R> {
     seen: Seen,
     last: Option<Report>,
     problem: Option<String>,
+    /// Since when there is one.
+    problem_since: Option<Instant>,
+    /// Why labels were refused, and when.
+    labels_refused: Option<(String, Instant)>,
 }
 
 impl<R: Runtime> Task<R> {
@@ -164,6 +192,8 @@ impl<R: Runtime> Task<R> {
             seen: Seen::default(),
             last: None,
             problem: None,
+            problem_since: None,
+            labels_refused: None,
         }
     }
 
@@ -223,6 +253,7 @@ impl<R: Runtime> Task<R> {
             let is_other = *known != uid;
             if is_other {
                 self.last = None;
+                self.labels_refused = None;
                 *known = uid;
             }
             is_other
@@ -235,7 +266,10 @@ impl<R: Runtime> Task<R> {
                 why.iter().map(|why| format!("the API server cannot be asked: {}", why.told())).collect()
             }
             (_, Some(error)) => vec![format!("cannot be registered or reported: {}", error.told())],
-            (Observed::Is(object), None) => remarks(object),
+            (Observed::Is(object), None) => {
+                let refused = self.labels_refused.iter().map(|(why, _)| format!("cannot have its labels: {why}"));
+                remarks(object).into_iter().chain(refused).collect()
+            }
             (Observed::None, None) => Vec::new(),
         }
     }
@@ -243,6 +277,7 @@ impl<R: Runtime> Task<R> {
     /// Registers the node, or tells what is new of it.
     async fn settle(&mut self) -> Result<(), AskError> {
         self.problem = self.context.board.problem();
+        self.problem_since = self.problem.as_ref().and(self.problem_since.or_else(|| Some(Instant::now())));
         let context = Arc::clone(&self.context);
         let Context { registration, node, root, state, proc, .. } = &*context;
         if matches!(self.observed, Observed::Unknown(_)) {
@@ -267,7 +302,9 @@ impl<R: Runtime> Task<R> {
         let missing = capacity.missing();
         let lacks =
             (!missing.is_empty()).then(|| format!("Missing node capacity for resources: {}", missing.join(", ")));
-        let problem = self.problem.clone().or(lacks);
+        let was_ready = matches!(&self.observed, Observed::Is(object) if is_ready(object));
+        let lasts = self.problem_since.is_some_and(|since| counts(since.elapsed(), was_ready));
+        let problem = self.problem.clone().filter(|_| lasts).or(lacks);
         let now = context.clock.now();
         let facts = Facts {
             node,
@@ -302,15 +339,34 @@ impl<R: Runtime> Task<R> {
                 }
             }
             Observed::Is(object) => {
-                if let Some(patch) = facts.labels_patch(object) {
-                    let object = ask(nodes.patch(name, &how, &Patch::Merge(patch))).await?;
-                    self.observed = Observed::Is(Box::new(object));
-                } else if let Some((patch, report)) = status_patch(object, status, self.last.as_ref(), now) {
+                let labels = facts.labels_patch(object);
+                if let Some((patch, report)) = status_patch(object, status, self.last.as_ref(), now) {
                     let object = ask(nodes.patch_status(name, &how, &Patch::Strategic(patch))).await?;
                     self.observed = Observed::Is(Box::new(object));
                     self.last = Some(report);
                 }
+                self.label(&nodes, labels).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Gives the node its labels. Where it may not have them, all else goes on.
+    async fn label(&mut self, nodes: &Api<DynamicObject>, patch: Option<Value>) -> Result<(), AskError> {
+        let Some(patch) = patch else {
+            self.labels_refused = None;
+            return Ok(());
+        };
+        if self.labels_refused.as_ref().is_some_and(|(_, at)| at.elapsed() < LABELS) {
+            return Ok(());
+        }
+        match ask(nodes.patch(&self.context.node.name, &PatchParams::default(), &Patch::Merge(patch))).await {
+            Ok(object) => {
+                self.observed = Observed::Is(Box::new(object));
+                self.labels_refused = None;
+            }
+            Err(error) if error.code().is_some() => self.labels_refused = Some((error.told(), Instant::now())),
+            Err(error) => return Err(error),
         }
         Ok(())
     }

@@ -224,6 +224,12 @@ pub fn status_patch(
     Some((json!({ "status": status }), report))
 }
 
+/// Whether the API server has it for ready.
+pub fn is_ready(observed: &DynamicObject) -> bool {
+    let conditions = observed.data.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
+}
+
 fn says(condition: &NodeCondition) -> (&str, Option<&str>, Option<&str>) {
     (&condition.status, condition.reason.as_deref(), condition.message.as_deref())
 }

@@ -206,6 +206,15 @@ fn every_other_trouble_has_its_line() {
 }
 
 #[test]
+fn a_pod_on_the_hosts_network_has_its_address_while_it_is_down() {
+    for containers in [vec![], vec![(0, ended(1))], vec![(0, running())]] {
+        let status = pod(&snapshot(&containers), &node()).unwrap().status.unwrap();
+        assert_eq!(status.pod_ip.as_deref(), Some("192.0.2.2"), "{containers:?}");
+        assert_eq!(status.pod_ips.unwrap()[0].ip, "192.0.2.2", "{containers:?}");
+    }
+}
+
+#[test]
 fn the_api_object_has_a_kubelets_status() {
     let mut snapshot = snapshot(&[(0, ended(1)), (1, running())]);
     snapshot.health.insert("id1".into(), Health { started: true, ready: true, ..Health::default() });

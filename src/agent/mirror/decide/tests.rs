@@ -143,7 +143,7 @@ fn a_mirror_is_as_its_pod_is() {
             Some(snapshot(Some(&old), &[&old])),
             known,
             vec![mirrored(&old, &[])],
-            &["status mirror-uid conditions,containerStatuses,phase,podIP,podIPs"],
+            &["status mirror-uid conditions,containerStatuses,phase"],
         ),
         (
             "somebody wrote its status",

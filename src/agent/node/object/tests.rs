@@ -113,6 +113,20 @@ fn the_version_is_never_newer_than_the_api_servers() {
 }
 
 #[test]
+fn a_node_is_ready_whose_condition_says_so() {
+    with_facts(None, |facts| {
+        for (conditions, expected) in [
+            (vec![ready("True", 0)], true),
+            (vec![ready("False", 0)], false),
+            (vec![ready("Unknown", 0)], false),
+            (vec![], false),
+        ] {
+            assert_eq!(is_ready(&facts.object(&facts.status(conditions.clone()))), expected, "{conditions:?}");
+        }
+    });
+}
+
+#[test]
 fn a_status_is_told_when_it_says_something_new_or_the_last_one_is_old() {
     with_facts(None, |facts| {
         let first = Report::new(facts.status(vec![ready("True", 0)]), &[], at(0));
