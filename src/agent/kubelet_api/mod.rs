@@ -7,15 +7,15 @@
 //! | `/pods` | v1 `PodList` with status |
 //! | `/runningpods/` | v1 `PodList` of what runs: names and images |
 //! | `/metrics` | the agent's counters |
-//! | `/containerLogs/{namespace}/{pod}/{container}` | see [`logs`] |
-//! | `/exec/{namespace}/{pod}/{container}` | see [`exec`] |
+//! | `/containerLogs/{namespace}/{pod}/{container}` | see `logs` |
+//! | `/exec/{namespace}/{pod}/{container}` | see `exec` |
 //! | `/run`, `/portForward`, `/attach` | 501 with the reason |
 //!
 //! # Guarantees
-//! - Nothing is answered to anybody whom [`authn`] does not know (401) or [`authz`] does not allow (403): this layer is
+//! - Nothing is answered to anybody whom `authn` does not know (401) or `authz` does not allow (403): this layer is
 //!   around all paths, those that do not exist among them.
 //! - Whatever happens here, the agent goes on. A port that is taken is tried again and said in `/status`.
-//! - What clients may occupy is bounded: connections ([`CONNECTIONS`], and [`crowd`] of one address), the time up to a
+//! - What clients may occupy is bounded: connections (`CONNECTIONS`, and `crowd` of one address), the time up to a
 //!   request's head, and the questions to the API server. Only who was allowed something keeps a connection.
 
 mod authn;
