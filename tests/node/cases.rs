@@ -397,3 +397,70 @@ pub(crate) fn pods_of_the_api_server_are_told() {
     kubectl("delete pod bound --timeout=10s").ok();
     eventually(SOON, || check(!told(), || "plinth status still tells it".to_owned()));
 }
+
+pub(crate) fn events_have_the_kubelets_reasons() {
+    let name = registered();
+    let counts = |pod: &str| -> BTreeMap<String, u64> {
+        let list = object(&format!("events --field-selector involvedObject.name={pod}-{name}")).unwrap_or_default();
+        let mut counts = BTreeMap::new();
+        for event in list["items"].as_array().into_iter().flatten() {
+            assert_eq!(event["source"], json!({ "component": "kubelet", "host": name }), "{event}");
+            let reason = event["reason"].as_str().unwrap().to_owned();
+            *counts.entry(reason).or_default() += event["count"].as_u64().unwrap();
+        }
+        counts
+    };
+    let told = |pod: &str, reasons: &[(&str, u64)]| {
+        eventually(LONG, || {
+            let counts = counts(pod);
+            let lacks = reasons.iter().find(|(reason, least)| counts.get(*reason).is_none_or(|count| count < least));
+            check(lacks.is_none(), || format!("{pod}: {lacks:?} is missing in {counts:?}"))
+        });
+    };
+    manifest("crashes", "exit 3", &json!({}));
+    told("crashes", &[("Pulled", 2), ("Created", 2), ("Started", 2), ("BackOff", 1)]);
+    // The same one again is counted, and not another object.
+    let objects =
+        object(&format!("events --field-selector involvedObject.name=crashes-{name},reason=Started")).unwrap();
+    assert_eq!(objects["items"].as_array().unwrap().len(), 1, "{objects}");
+
+    let probe = json!({ "exec": { "command": ["false"] }, "periodSeconds": 1, "failureThreshold": 2 });
+    let container = json!({
+        "name": "c", "image": "plinth-test/busybox:1", "command": ["sh", "-c", STAY], "livenessProbe": probe,
+    });
+    manifest("ill", STAY, &json!({ "containers": [container] }));
+    told("ill", &[("Started", 1), ("Unhealthy", 2), ("Killing", 1)]);
+
+    // `kubectl describe` finds them by the mirror.
+    ready(&format!("etcd-{name} --namespace kube-system"));
+    eventually(LONG, || {
+        let described = kubectl(&format!("describe pod crashes-{name}"));
+        check(described.stdout.contains("Back-off restarting failed container"), || described.to_string())
+    });
+}
+
+pub(crate) fn the_node_goes_when_nobody_asks_for_it() {
+    const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
+    let name = registered();
+    let before = all_running(SOON);
+    let again = plinth("init").ok();
+    assert!(again.stdout.contains("nothing is to be done"), "{again}");
+    plinth("init --register-node=false").ok();
+    assert_eq!(object(&format!("node {name}")), None);
+    eventually(SOON, || {
+        let pods = object("pods --all-namespaces").ok_or("no answer")?;
+        check(pods["items"] == json!([]), || format!("{pods}"))
+    });
+    assert!(!fs::exists(KUBECONFIG).unwrap());
+    // Nothing that runs has noticed, and nobody registers it again.
+    assert_eq!(all_running(SOON), before);
+    plinth("init").ok();
+    assert_eq!(object(&format!("node {name}")), None);
+
+    plinth("init --register-node").ok();
+    mirrored(LONG);
+    assert_eq!(all_running(SOON), before);
+    // While the API server is there `reset` takes it away, also where etcd's data are kept.
+    let reset = plinth("reset --force --keep-etcd-data").ok();
+    assert!(reset.stderr.contains(&format!("removed the Node {name}")), "{reset}");
+}

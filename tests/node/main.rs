@@ -26,4 +26,6 @@ machines::cases!(
     nobody_else_takes_the_mirrors_away,
     what_was_missed_is_caught_up_with,
     pods_of_the_api_server_are_told,
+    events_have_the_kubelets_reasons,
+    the_node_goes_when_nobody_asks_for_it,
 );
