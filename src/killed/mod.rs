@@ -137,8 +137,9 @@ impl Operation {
             if end == End::Both && goal == old {
                 self.fails(world).await?;
             }
-            // What has served, and neither can serve again nor be read by the old one, is for people to mend.
-            if goal == new || ailment == Ailment::WrittenEtcd {
+            // What has served, and neither can serve again nor be read by the old one, is for people to mend. A new etcd
+            // may have taken the write above before it ended.
+            if goal == new || ailment == Ailment::WrittenEtcd || served {
                 world.falls_ill(None);
             }
         }
