@@ -24,7 +24,7 @@
 //! | [`preflight`] | small named checks of the host |
 //! | [`takedown`] | stops our containers and sees that nothing of them runs |
 //! | [`service`] | how the agent is kept alive: a systemd unit, or a detached process |
-//! | [`agent`] | sources, the pure step, workers, probes, the status socket |
+//! | [`agent`] | sources, the pure step, workers, probes, the status socket; the Node, its mirror pods, events, the kubelet's interface |
 //! | [`cluster`] | objects in the API server |
 //! | [`etcd`] | asking a running etcd; copy, judgement and exchange of a stopped one's data |
 //! | [`health`] | health endpoints of the four components, waited for with a deadline and a last reason |
