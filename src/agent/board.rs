@@ -59,6 +59,26 @@ pub struct Snapshot {
     pub update: Option<Update>,
 }
 
+#[cfg(test)]
+impl Snapshot {
+    /// Of a pod of which nothing else is known.
+    pub(super) fn bare(key: &PodKey, pod: Option<Arc<StaticPod>>, seen: Timestamp) -> Self {
+        Self {
+            key: key.clone(),
+            pod,
+            seen,
+            containers: BTreeMap::new(),
+            health: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            last_words: BTreeMap::new(),
+            remarks: Vec::new(),
+            doing: None,
+            pulled: BTreeSet::new(),
+            update: None,
+        }
+    }
+}
+
 /// What a worker is doing while it does nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Doing {

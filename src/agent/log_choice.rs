@@ -245,22 +245,10 @@ mod tests {
     use crate::runtime::{Termination, labels};
 
     fn container(name: &str, attempt: u32, state: State) -> Container {
-        let labels = [
-            (labels::CONTAINER_NAME, name.to_owned()),
-            (labels::POD_UID, "u1".to_owned()),
-            (labels::RESTART_COUNT, attempt.to_string()),
-        ];
-        Container {
-            id: format!("{name}{attempt}"),
-            name: String::new(),
-            labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
-            image: String::new(),
-            image_id: String::new(),
-            state,
-            created_at: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(attempt.into()),
-            ip: None,
-            log_path: None,
-        }
+        let count = attempt.to_string();
+        let labels = [(labels::CONTAINER_NAME, name), (labels::POD_UID, "u1"), (labels::RESTART_COUNT, &count)];
+        let created_at = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(attempt.into());
+        Container::bare(format!("{name}{attempt}"), &labels, state, created_at)
     }
 
     fn exited(exit_code: i64) -> State {

@@ -113,7 +113,6 @@ fn holding_pod<'a>(own: &PodKey, port: &HostPort, snapshots: &'a [Snapshot]) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
     use std::sync::Arc;
 
     use jiff::Timestamp;
@@ -131,30 +130,8 @@ mod tests {
     fn snapshot(pod: StaticPod, runs: bool) -> Snapshot {
         let now = Timestamp::UNIX_EPOCH;
         let state = if runs { State::Running { pid: 1, started_at: now } } else { State::Created { error: None } };
-        let container = Container {
-            id: "id".into(),
-            name: String::new(),
-            labels: BTreeMap::new(),
-            image: String::new(),
-            image_id: String::new(),
-            state,
-            created_at: now,
-            ip: None,
-            log_path: None,
-        };
-        Snapshot {
-            key: pod.key.clone(),
-            pod: Some(Arc::new(pod)),
-            seen: now,
-            containers: [("id".to_owned(), container)].into(),
-            health: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            last_words: BTreeMap::new(),
-            remarks: Vec::new(),
-            doing: None,
-            pulled: BTreeSet::new(),
-            update: None,
-        }
+        let containers = [("id".to_owned(), Container::bare("id", &[], state, now))].into();
+        Snapshot { containers, ..Snapshot::bare(&pod.key.clone(), Some(Arc::new(pod)), now) }
     }
 
     #[test]

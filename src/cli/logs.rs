@@ -149,17 +149,8 @@ mod tests {
 
     fn container(name: &str, uid: &str, created_at: i64) -> Container {
         let labels = [(labels::POD_NAMESPACE, "ns"), (labels::POD_NAME, name), (labels::POD_UID, uid)];
-        Container {
-            id: format!("{name}-{uid}"),
-            name: String::new(),
-            labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            image: String::new(),
-            image_id: String::new(),
-            state: State::Created { error: None },
-            created_at: Timestamp::from_second(created_at).unwrap(),
-            ip: None,
-            log_path: None,
-        }
+        let created_at = Timestamp::from_second(created_at).unwrap();
+        Container::bare(format!("{name}-{uid}"), &labels, State::Created { error: None }, created_at)
     }
 
     fn pod(name: &str, uid: &str) -> Pod {

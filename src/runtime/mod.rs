@@ -210,6 +210,24 @@ pub struct Container {
     pub log_path: Option<PathBuf>,
 }
 
+#[cfg(test)]
+impl Container {
+    /// With these labels, and nothing that is not said.
+    pub(crate) fn bare(id: impl Into<String>, labels: &[(&str, &str)], state: State, created_at: Timestamp) -> Self {
+        Self {
+            id: id.into(),
+            name: String::new(),
+            labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            image: String::new(),
+            image_id: String::new(),
+            state,
+            created_at,
+            ip: None,
+            log_path: None,
+        }
+    }
+}
+
 /// What a container is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {

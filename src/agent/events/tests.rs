@@ -17,32 +17,11 @@ fn snapshot(containers: &[(&str, &str, State)]) -> Snapshot {
     let pod = Arc::new(StaticPod::read(MANIFEST, std::path::Path::new("/m/web.yaml"), "vm").unwrap());
     let container = |(id, name, state): &(&str, &str, State)| {
         let labels = [(labels::CONTAINER_NAME, *name), (labels::POD_UID, "u1")];
-        let container = Container {
-            id: (*id).to_owned(),
-            name: String::new(),
-            labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            image: "i:1".into(),
-            image_id: String::new(),
-            state: state.clone(),
-            created_at: at(0),
-            ip: None,
-            log_path: None,
-        };
+        let container = Container { image: "i:1".into(), ..Container::bare(*id, &labels, state.clone(), at(0)) };
         ((*id).to_owned(), container)
     };
-    Snapshot {
-        key: pod.key.clone(),
-        pod: Some(pod),
-        seen: at(0),
-        containers: containers.iter().map(container).collect(),
-        health: BTreeMap::new(),
-        waiting: BTreeMap::new(),
-        last_words: BTreeMap::new(),
-        remarks: Vec::new(),
-        doing: None,
-        pulled: BTreeSet::new(),
-        update: None,
-    }
+    let containers = containers.iter().map(container).collect();
+    Snapshot { containers, ..Snapshot::bare(&pod.key.clone(), Some(pod), at(0)) }
 }
 
 fn created() -> State {

@@ -1,6 +1,5 @@
 //! The interface over TLS, with certificates made by [`crate::pki`].
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -163,19 +162,8 @@ impl Fixture {
             }
         }
         let containers = self.runtime.containers().into_iter().map(|container| (container.id.clone(), container));
-        self.board.publish(Snapshot {
-            key: pod.key.clone(),
-            pod: Some(Arc::new(pod)),
-            seen: Timestamp::now(),
-            containers: containers.collect(),
-            health: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            last_words: BTreeMap::new(),
-            remarks: Vec::new(),
-            doing: None,
-            pulled: BTreeSet::new(),
-            update: None,
-        });
+        let known = Snapshot::bare(&pod.key.clone(), Some(Arc::new(pod)), Timestamp::now());
+        self.board.publish(Snapshot { containers: containers.collect(), ..known });
     }
 }
 

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,39 +23,22 @@ fn snapshot(states: &[(u32, State)]) -> Snapshot {
     let containers: BTreeMap<_, _> = states
         .iter()
         .map(|(attempt, state)| {
+            let attempt = attempt.to_string();
             let labels = [
-                (labels::POD_UID, pod.uid.clone()),
-                (labels::SPEC_HASH, pod.hash.clone()),
-                (labels::CONTAINER_NAME, "kube-apiserver".to_owned()),
-                (labels::RESTART_COUNT, attempt.to_string()),
+                (labels::POD_UID, pod.uid.as_str()),
+                (labels::SPEC_HASH, &pod.hash),
+                (labels::CONTAINER_NAME, "kube-apiserver"),
+                (labels::RESTART_COUNT, &attempt),
             ];
             let container = Container {
-                id: format!("id{attempt}"),
-                name: String::new(),
-                labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
                 image: "k:1".into(),
                 image_id: "sha256:1".into(),
-                state: state.clone(),
-                created_at: at(0),
-                ip: None,
-                log_path: None,
+                ..Container::bare(format!("id{attempt}"), &labels, state.clone(), at(0))
             };
             (container.id.clone(), container)
         })
         .collect();
-    Snapshot {
-        key: pod.key.clone(),
-        pod: Some(pod),
-        seen: at(0),
-        containers,
-        health: BTreeMap::new(),
-        waiting: BTreeMap::new(),
-        last_words: BTreeMap::new(),
-        remarks: Vec::new(),
-        doing: None,
-        pulled: BTreeSet::new(),
-        update: None,
-    }
+    Snapshot { containers, ..Snapshot::bare(&pod.key.clone(), Some(pod), at(0)) }
 }
 
 fn running() -> State {
@@ -250,24 +233,15 @@ fn a_pod_with_init_containers_says_how_far_it_is() {
     let condition = |containers: &[(&str, u32, State, bool)], type_: &str| {
         let mut snapshot = Snapshot { pod: Some(Arc::clone(&pod_of)), ..snapshot(&[]) };
         for (index, (name, attempt, state, started)) in containers.iter().enumerate() {
+            let attempt = attempt.to_string();
             let labels = [
-                (labels::POD_UID, pod_of.uid.clone()),
-                (labels::SPEC_HASH, pod_of.hash.clone()),
-                (labels::CONTAINER_NAME, (*name).to_owned()),
-                (labels::RESTART_COUNT, attempt.to_string()),
+                (labels::POD_UID, pod_of.uid.as_str()),
+                (labels::SPEC_HASH, &pod_of.hash),
+                (labels::CONTAINER_NAME, name),
+                (labels::RESTART_COUNT, &attempt),
             ];
             let id = format!("id{index}");
-            let container = Container {
-                id: id.clone(),
-                name: String::new(),
-                labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
-                image: String::new(),
-                image_id: String::new(),
-                state: state.clone(),
-                created_at: at(-60),
-                ip: None,
-                log_path: None,
-            };
+            let container = Container::bare(&id, &labels, state.clone(), at(-60));
             let health = Health { started: *started, ready: *started, ..Health::default() };
             snapshot.health.insert(id.clone(), health);
             snapshot.containers.insert(id, container);

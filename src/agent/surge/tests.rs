@@ -43,17 +43,7 @@ fn container(id: &str, pod: &StaticPod, state: State) -> Container {
         (labels::CONTAINER_NAME, "c"),
         (labels::RESTART_COUNT, "0"),
     ];
-    Container {
-        id: id.to_owned(),
-        name: id.to_owned(),
-        labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-        image: String::new(),
-        image_id: String::new(),
-        state,
-        created_at: ago(60),
-        ip: None,
-        log_path: None,
-    }
+    Container { name: id.to_owned(), ..Container::bare(id, &labels, state, ago(60)) }
 }
 
 /// A pod whose old version is proven; what differs is said by each case.

@@ -42,34 +42,13 @@ fn container(pod: &StaticPod) -> Container {
         (labels::CONTAINER_NAME, "c"),
         (labels::RESTART_COUNT, "0"),
     ];
-    Container {
-        id: pod.hash.clone(),
-        name: String::new(),
-        labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-        image: String::new(),
-        image_id: String::new(),
-        state: State::Running { pid: 1, started_at: now() },
-        created_at: now(),
-        ip: None,
-        log_path: None,
-    }
+    Container::bare(&pod.hash, &labels, State::Running { pid: 1, started_at: now() }, now())
 }
 
 /// Of `wanted`, with the containers of `running`.
 pub(in super::super) fn snapshot(wanted: Option<&Arc<StaticPod>>, running: &[&Arc<StaticPod>]) -> Snapshot {
-    Snapshot {
-        key: pod("a").key.clone(),
-        pod: wanted.cloned(),
-        seen: now(),
-        containers: running.iter().map(|pod| (pod.hash.clone(), container(pod))).collect(),
-        health: BTreeMap::new(),
-        waiting: BTreeMap::new(),
-        last_words: BTreeMap::new(),
-        remarks: Vec::new(),
-        doing: None,
-        pulled: BTreeSet::new(),
-        update: None,
-    }
+    let containers = running.iter().map(|pod| (pod.hash.clone(), container(pod))).collect();
+    Snapshot { containers, ..Snapshot::bare(&pod("a").key, wanted.cloned(), now()) }
 }
 
 fn view<'a>(snapshots: &'a [Snapshot], tended: Option<&'a BTreeSet<PodKey>>, node: &'a Node) -> View<'a> {
